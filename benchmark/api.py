@@ -1,0 +1,301 @@
+"""What authors of plugins import: the contracts of a criterion and of a model, and the tools to write them."""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pruneboard.benchmark.assets import Weights, load_weights
+from pruneboard.benchmark.errors import CriterionError, ModelError, Unsupported
+from pruneboard.benchmark.schema import GRANULARITIES, Granularity
+from pruneboard.benchmark.units import AbsoluteAt, Layer, by_unit, pool, tapped, unit_weights
+
+__all__ = [
+    "AbsoluteAt",
+    "Batch",
+    "Context",
+    "Criterion",
+    "CriterionError",
+    "Granularity",
+    "Layer",
+    "Model",
+    "Needs",
+    "PerLayer",
+    "Recipe",
+    "Scores",
+    "SumCriterion",
+    "Target",
+    "Unsupported",
+    "Weights",
+    "by_unit",
+    "check_choice",
+    "normalise_per_layer",
+    "pool",
+    "tap_gradients",
+    "tapped",
+    "unit_weights",
+]
+
+Needs = Literal["nothing", "images", "labels"]
+"""What a criterion looks at; `labels` includes the images. It is given no more than it declares."""
+
+Scores = dict[str, Tensor]
+"""Layer name to a finite float32 tensor (n_units,); a higher score means: keep this unit longer."""
+
+
+Target = Literal["loss", "logit"]
+"""What is differentiated: the cross-entropy with the label, or the label's logit."""
+
+PerLayer = Literal["none", "l2"]
+"""Normalisation of scores within a layer."""
+
+
+def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    """Raise unless an option has one of its allowed values.
+
+    Raises:
+        CriterionError: `value` is not in `choices`.
+    """
+    if value not in choices:
+        raise CriterionError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Some reference images and their labels.
+
+    Attributes:
+        images: normalised images, float32 (n_images, channels, height, width).
+        labels: class indices, int64 (n_images,).
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Context:
+    """All that a criterion may look at.
+
+    Attributes:
+        model: the unpruned network in eval mode; it must be left as it was, bit for bit, hooks included.
+        layers: the layers whose units are scored.
+        generator: the job's source of randomness, on the CPU.
+        data: reference images and labels, as far as the criterion's `needs` declares them.
+        batch_size: images that one pass should hold at most.
+    """
+
+    model: nn.Module
+    layers: tuple[Layer, ...]
+    generator: torch.Generator
+    data: Batch | None = None
+    batch_size: int = 100
+
+    @property
+    def reference(self) -> Batch:
+        """The reference images and labels.
+
+        Raises:
+            CriterionError: the criterion's `needs` is `nothing`, so it was given none.
+        """
+        if self.data is None:
+            raise CriterionError('a criterion that declares needs = "nothing" gets no images; declare "images".')
+        return self.data
+
+    def batches(self) -> Iterator[Batch]:
+        """Iterate over the reference images in order, at most `batch_size` at a time."""
+        data = self.reference
+        for start in range(0, len(data.images), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            yield Batch(data.images[part], data.labels[part])
+
+
+def tap_gradients(context: Context, batch: Batch, target: Target) -> tuple[Scores, Scores]:
+    """Return the activation at every tap and each image's gradient of its own target with respect to it.
+
+    Both are detached and of the tap's shape. Images do not mix: the network is in eval mode, so the gradient of the sum
+    over images holds each image's own.
+    """
+    with tapped(context.model, context.layers) as taps, torch.enable_grad():
+        # A graph must exist even where no parameter before the tap requires a gradient.
+        logits = context.model(batch.images.detach().requires_grad_())
+        if target == "loss":
+            objective = nn.functional.cross_entropy(logits, batch.labels, reduction="sum")
+        else:
+            objective = logits.gather(1, batch.labels[:, None]).sum()
+        names = [layer.name for layer in context.layers]
+        gradients = torch.autograd.grad(objective, [taps[name] for name in names])
+    return {name: taps[name].detach() for name in names}, dict(zip(names, gradients, strict=True))
+
+
+def normalise_per_layer(scores: Tensor, how: PerLayer) -> Tensor:
+    """Divide a layer's scores (n_units,) by their l2 norm; scores that are all zero, and `none`, stay as they are."""
+    norm = scores.norm()
+    return scores / norm if how == "l2" and norm > 0 else scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Criterion(ABC):
+    """A way to score units; subclass it as a frozen dataclass whose fields are the parameters.
+
+    Set these in every subclass:
+
+    Attributes:
+        name: registered name, lower_snake, equal to the stem of the file.
+        version: rises when scores change.
+        family: `control`, `weights`, `activation`, `gradient` or `attribution`.
+        source: DOI or URL of the publication.
+        needs: what it looks at; less is fairer to whoever has few images.
+        deterministic: whether the same context gives the same scores without the generator.
+        presets: further registered names, each with the parameters that differ from the defaults.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    family: ClassVar[str]
+    source: ClassVar[str]
+    needs: ClassVar[Needs]
+    deterministic: ClassVar[bool] = True
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @abstractmethod
+    def score(self, context: Context) -> Scores:
+        """Score every unit of every layer in `context.layers`.
+
+        Raises:
+            Unsupported: the criterion does not apply to this network; the message is shown as the reason.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class SumCriterion(Criterion):
+    """A criterion that adds up one contribution per image, so that all numbers of shots come from one pass."""
+
+    @abstractmethod
+    def contributions(self, context: Context, batch: Batch) -> Scores:
+        """Return each image's contribution to each unit: layer name to (n_images, n_units).
+
+        An image's contribution must not depend on the other images of the batch.
+        """
+
+    def reduce(self, contributions: Tensor) -> Tensor:
+        """Turn the contributions of all images, float64 (n_images, n_units), into scores (n_units,)."""
+        return contributions.mean(dim=0)
+
+    def all_contributions(self, context: Context) -> Scores:
+        """Return the contributions of every reference image, batch by batch: layer name to (n_images, n_units)."""
+        parts: dict[str, list[Tensor]] = {}
+        for batch in context.batches():
+            for name, values in self.contributions(context, batch).items():
+                parts.setdefault(name, []).append(values.detach())
+        return {name: torch.cat(values) for name, values in parts.items()}
+
+    def reduce_prefix(self, contributions: Scores, n_images: int) -> Scores:
+        """Score from the first `n_images` contributions of each layer."""
+        return {name: self.reduce(values[:n_images].double()).float() for name, values in contributions.items()}
+
+    def score(self, context: Context) -> Scores:
+        """Score from all reference images."""
+        return self.reduce_prefix(self.all_contributions(context), len(context.reference.images))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a network of ours was trained; everything that decides the weights.
+
+    Attributes:
+        dataset: data set whose train split it learns.
+        epochs: passes over the train split.
+        batch_size: images per step.
+        learning_rate: peak of the one-cycle schedule.
+        weight_decay: decoupled weight decay of AdamW.
+        label_smoothing: in [0, 1).
+        max_shift: random shift of each training image, in pixels of either sign, zero-padded.
+        seed: seeds initial weights, order and augmentation.
+    """
+
+    dataset: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    label_smoothing: float = 0.0
+    max_shift: int = 0
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """A network that suites can name.
+
+    Attributes:
+        name: registered name, lower_snake.
+        version: rises when the function of the loaded network changes.
+        family: `VGG`, `ResNet` or `ViT`, shown in tables.
+        description: one or two sentences for its card.
+        source: DOI or URL of the architecture.
+        licence: licence of the weights.
+        build: makes the network with fresh parameters; may draw from torch's global generator, which the caller seeds.
+        granularities: kinds of unit it can be pruned by.
+        input_size: (channels, height, width) of its images.
+        mean: per channel, subtracted from pixel values scaled to [0, 1].
+        std: per channel, divided by afterwards.
+        weights: trained weights, or None for a network that is only trained.
+        rename: maps a key of the weights file to the network's own.
+        recipe: how its weights were made, when they were made here.
+    """
+
+    name: str
+    version: int
+    family: str
+    description: str
+    source: str
+    licence: str
+    build: Callable[[], nn.Module]
+    granularities: tuple[Granularity, ...]
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    weights: Weights | None = None
+    rename: Callable[[str], str] = str
+    recipe: Recipe | None = None
+
+    def __post_init__(self) -> None:
+        channels = self.input_size[0]
+        if len(self.mean) != channels or len(self.std) != channels:
+            raise ModelError(f"`mean` and `std` of `{self.name}` must have {channels} values, one per channel.")
+        if not self.granularities or set(self.granularities) - set(GRANULARITIES):
+            raise ModelError(f"`granularities` of `{self.name}` must be some of {GRANULARITIES}.")
+
+    def load(self) -> nn.Module:
+        """Build the network with its trained weights, in eval mode on the CPU.
+
+        Raises:
+            AssetError: the weights are missing or damaged.
+            ModelError: the weights do not fit the network, or there are none.
+        """
+        if self.weights is None:
+            raise ModelError(f"`{self.name}` has no weights yet; make them with `pruneboard train {self.name}`.")
+        model = self.build()
+        state = {self.rename(key): value for key, value in load_weights(self.weights).items()}
+        # A key that only counts batches is missing from some published files, and no inference uses it.
+        expected = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+        given = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+        for key in sorted(expected.keys() | given.keys()):
+            want, got = expected.get(key), given.get(key)
+            if want is None or got is None or want.shape != got.shape:
+                raise ModelError(
+                    f"the weights `{self.weights.file}` must fit `{self.name}`, but `{key}` is "
+                    f"{'absent' if got is None else tuple(got.shape)} in the file and "
+                    f"{'absent' if want is None else tuple(want.shape)} in the network; get the file again."
+                )
+        model.load_state_dict(given, strict=False)
+        return model.eval()
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Turn pixels in [0, 1], float32 (n_images, channels, height, width), into the network's input."""
+        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        return (images - mean) / std

@@ -1,0 +1,117 @@
+"""Checks of what a plugin did: its scores, and that it left the network as it was."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruneboard.benchmark.errors import CriterionError
+from pruneboard.benchmark.units import Layer
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def check_scores(scores: object, layers: Sequence[Layer]) -> None:
+    """Check scores against the contract: a finite float32 tensor (n_units,) for every layer, and for nothing else.
+
+    Raises:
+        CriterionError: naming the layer, what was expected and what came.
+    """
+    if not isinstance(scores, Mapping):
+        raise CriterionError(f"scores must be a dict of layer names to tensors, got `{type(scores).__name__}`.")
+    _check_names(scores, layers)
+    for layer in layers:
+        values = scores[layer.name]
+        if not isinstance(values, Tensor) or values.dtype != torch.float32 or values.shape != (layer.n_units,):
+            got = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+            raise CriterionError(f"scores of `{layer.name}` must be float32 ({layer.n_units},), got {got}.")
+        _check_finite(layer, values)
+
+
+def check_contributions(contributions: object, layers: Sequence[Layer], n_images: int) -> None:
+    """Check contributions: a finite floating-point tensor (n_images, n_units) for every layer, and for nothing else.
+
+    Raises:
+        CriterionError: naming the layer, what was expected and what came.
+    """
+    if not isinstance(contributions, Mapping):
+        raise CriterionError(f"contributions must be a dict of layer names, got `{type(contributions).__name__}`.")
+    _check_names(contributions, layers)
+    for layer in layers:
+        values = contributions[layer.name]
+        expected = (n_images, layer.n_units)
+        if not isinstance(values, Tensor) or not values.is_floating_point() or values.shape != expected:
+            got = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+            raise CriterionError(f"contributions to `{layer.name}` must be floating point {expected}, got {got}.")
+        _check_finite(layer, values)
+
+
+def _check_names(scores: Mapping[Any, Any], layers: Sequence[Layer]) -> None:
+    wanted = {layer.name for layer in layers}
+    missing, extra = sorted(wanted - scores.keys()), sorted(map(str, scores.keys() - wanted))
+    if missing or extra:
+        raise CriterionError(
+            f"every layer and nothing else must be scored; missing: {missing or 'none'}, unknown: {extra or 'none'}."
+        )
+
+
+def _check_finite(layer: Layer, values: Tensor) -> None:
+    n_bad = int((~torch.isfinite(values)).sum())
+    if n_bad:
+        raise CriterionError(
+            f"scores must be finite, but {n_bad} of {values.numel()} values of `{layer.name}` are NaN or infinite."
+        )
+
+
+class Snapshot:
+    """What a network was before a plugin saw it.
+
+    Args:
+        model: network to remember; its parameters and buffers are copied.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        self._traits = self._read_traits()
+
+    def _read_traits(self) -> dict[str, Any]:
+        """Everything but the values: modules, modes, hooks, overridden methods, and what requires a gradient."""
+        traits: dict[str, Any] = {}
+        for name, module in self._model.named_modules():
+            hooks = {kind: tuple(getattr(module, kind)) for kind in _HOOKS}
+            own = tuple(sorted(k for k, v in vars(module).items() if callable(v) and not isinstance(v, nn.Module)))
+            traits[f"module `{name}`"] = (id(module), module.training, hooks, own)
+        for name, parameter in self._model.named_parameters():
+            traits[f"parameter `{name}`"] = (id(parameter), parameter.requires_grad, parameter.grad is None)
+        return traits
+
+    def check(self) -> None:
+        """Compare with the network as it is now, bit for bit.
+
+        Raises:
+            CriterionError: something changed; the message names the first difference.
+        """
+        now = self._model.state_dict()
+        changed = sorted(self._state.keys() ^ now.keys()) or [
+            name for name, before in self._state.items() if not _same_bits(before, now[name])
+        ]
+        traits = self._read_traits()
+        changed += [name for name in {**self._traits, **traits} if self._traits.get(name) != traits.get(name)]
+        if changed:
+            raise CriterionError(
+                f"a criterion must leave the model as it was, but {changed[0]} changed "
+                f"({len(changed)} differences); restore it in a `finally`, or work on a copy."
+            )
+
+
+def _same_bits(before: Tensor, after: Tensor) -> bool:
+    if before.shape != after.shape or before.dtype != after.dtype or before.device != after.device:
+        return False
+    # NaN differs from itself, and -0.0 equals 0.0, so bits are compared.
+    return torch.equal(_bits(before), _bits(after))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)

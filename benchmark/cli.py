@@ -1,0 +1,173 @@
+"""The `pruneboard` command: thin typer functions over the engine."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
+
+import typer
+
+from pruneboard.benchmark.errors import PruneboardError
+
+app = typer.Typer(
+    help="Which criterion to prune a network by when you have only a few images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+site = typer.Typer(help="Build or serve the static leaderboard.", no_args_is_help=True)
+app.add_typer(site, name="site")
+
+Out = Annotated[Path, typer.Option("--out", help="Run folder: one file per finished job; a later run continues it.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Run folder to read.")]
+Results = Annotated[Path, typer.Option("--results", help="Folder of published tables.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ..., or auto: the GPU where there is one.")]
+
+EXIT_FAILED_JOBS = 1
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line; errors that pruneboard raises on purpose become one message and exit status 2."""
+    try:
+        app()
+    except PruneboardError as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(EXIT_ERROR)
+
+
+@app.command()
+def run(
+    suite: Annotated[str, typer.Argument(help="Name of a suite, or path of a suite file (.toml).")],
+    model: Annotated[list[str] | None, typer.Option(help="Only this model; may be repeated.")] = None,
+    criterion: Annotated[list[str] | None, typer.Option(help="Only this criterion; may be repeated.")] = None,
+    device: Device = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Worker processes; 0 runs in this one. Default: one per core, or per GPU.")
+    ] = None,
+    out: Out = Path("runs"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run jobs again that are already done.")] = False,
+) -> None:
+    """Run a suite's jobs; finished ones are kept and not repeated."""
+    from pruneboard.benchmark.running import RunOptions, run_suite
+
+    options = RunOptions(
+        models=tuple(model or ()),
+        criteria=tuple(criterion or ()),
+        device=device,
+        n_workers=workers,
+        out=out,
+        fresh=fresh,
+    )
+    summary = run_suite(suite, options)
+    if summary.interrupted:
+        sys.exit(EXIT_INTERRUPTED)
+    if summary.n_failed:
+        sys.exit(EXIT_FAILED_JOBS)
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[Literal["criteria", "models", "suites", "datasets"], typer.Argument(help="What to list.")],
+) -> None:
+    """List what is registered."""
+    from pruneboard.benchmark import listing
+
+    listing.print_list(kind)
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="A criterion, model or suite.")]) -> None:
+    """Show everything known about a criterion, model or suite."""
+    from pruneboard.benchmark import listing
+
+    listing.print_details(name)
+
+
+@app.command()
+def table(
+    suite: Annotated[str, typer.Argument(help="Name of a suite, or path of a suite file (.toml).")],
+    runs: Runs = Path("runs"),
+    results: Results = Path("results"),
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Write the run folder's rows to the published tables.")
+    ] = False,
+) -> None:
+    """Show the leaderboard of a suite: from the run folder where it has rows of the suite, else as published."""
+    from pruneboard.benchmark import tables
+    from pruneboard.benchmark.render import terminal_table
+
+    loaded, rows, source = tables.suite_rows(suite, runs, results)
+    typer.echo(f"{loaded.title}: {source}.")
+    _print(terminal_table(rows, loaded))
+    if publish:
+        for path in tables.publish(loaded, runs, results):
+            typer.echo(str(path))
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Argument(help="Name of a model with a recipe.")],
+    out: Annotated[Path | None, typer.Option(help="Weights file to write. Default: MODEL.safetensors here.")] = None,
+    device: Device = "cpu",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+) -> None:
+    """Train a model by its recipe; the same recipe gives the same weights on the same kind of machine."""
+    from pruneboard.benchmark.running import train_model
+
+    if train_model(model, out or Path(f"{model}.safetensors"), device=device, overwrite=overwrite):
+        sys.exit(EXIT_INTERRUPTED)
+
+
+@site.command()
+def build(
+    runs: Annotated[Path | None, typer.Option("--runs", help="Show this run folder's rows in place of published ones.")] = None,
+    results: Results = Path("results"),
+    out: Annotated[Path, typer.Option("--out", help="Folder of the site; replaced as a whole.")] = Path("_site"),
+) -> None:
+    """Build the static site from result tables."""
+    from pruneboard.benchmark import tables
+
+    typer.echo(str(tables.build(runs, results, out)))
+
+
+@site.command()
+def serve(
+    folder: Annotated[Path, typer.Option("--folder", help="Folder of the built site.")] = Path("_site"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 picks a free one.")] = 8000,
+) -> None:
+    """Serve the built site on this machine until Ctrl-C."""
+    import http.server
+
+    if not (folder / "index.html").is_file():
+        raise PruneboardError(f"`--folder` must hold a built site, but `{folder}` has no index.html; build it first.")
+    handler: Callable[..., http.server.SimpleHTTPRequestHandler] = functools.partial(
+        http.server.SimpleHTTPRequestHandler, directory=os.fspath(folder)
+    )
+    try:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except OSError as error:
+        raise PruneboardError(f"`--port` must be free, but {port} is not: {error.strerror}; choose another.") from error
+    typer.echo(f"http://127.0.0.1:{server.server_port}/ (Ctrl-C to stop)")
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        server.server_close()
+
+
+def _print(*renderables: object) -> None:
+    from rich.console import Console
+
+    Console().print(*renderables)
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names)

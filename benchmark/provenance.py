@@ -1,0 +1,112 @@
+"""Where and with what a result was measured: versions, commit, device, memory."""
+
+import contextlib
+import functools
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pruneboard.benchmark.errors import ModelError
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that decide numbers."""
+    libraries = {name: importlib.metadata.version(name) for name in ("torch", "timm", "zennit", "pruneboard")}
+    return {"python": platform.python_version(), **libraries}
+
+
+@functools.cache
+def commit() -> tuple[str, bool]:
+    """Return the commit of the code and whether the working tree was exactly that; ("", False) outside a checkout."""
+    if not (_ROOT / ".git").exists():
+        return "", False
+    try:
+        head, changes = (
+            subprocess.run(["git", "-C", str(_ROOT), *command], capture_output=True, text=True, check=True).stdout
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "", False
+    return head.strip(), not changes.strip()
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of a name; `auto` is the GPU where there is one, else the CPU.
+
+    Raises:
+        ModelError: torch does not know the device, or it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"`--device` must be a usable device such as cpu or cuda:0, got `{name}`: {reason}") from error
+    return device
+
+
+@functools.cache
+def device_name(device: torch.device) -> str:
+    """Return the device by the name of its hardware."""
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    model = ""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    return f"{device.type} {model or platform.processor() or platform.machine()}"
+
+
+@dataclass
+class PeakMemory:
+    """Memory that a block added at most.
+
+    Attributes:
+        n_bytes: filled when the block ends; None where the system does not tell.
+    """
+
+    n_bytes: int | None = None
+
+
+@contextlib.contextmanager
+def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
+    """Measure how much memory the block needs beyond what was in use: of the GPU, or of the process on Linux."""
+    result = PeakMemory()
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        yield result
+        result.n_bytes = torch.cuda.max_memory_allocated(device) - before
+        return
+    resident = _status_bytes("VmRSS") if _reset_high_water_mark() else None
+    yield result
+    peak = _status_bytes("VmHWM")
+    if resident is not None and peak is not None:
+        result.n_bytes = max(0, peak - resident)
+
+
+def _reset_high_water_mark() -> bool:
+    try:
+        # proc(5): writing 5 resets the peak resident size of the process to its current one.
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def _status_bytes(field: str) -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":")), None)

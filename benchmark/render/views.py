@@ -1,0 +1,321 @@
+"""What a page shows of one suite, as frozen records made from its rows."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
+
+import pandas as pd
+
+from pruneboard.benchmark.errors import SiteError
+from pruneboard.benchmark.schema import GRANULARITIES, Suite
+from pruneboard.benchmark.stats import area_under_curve, summarise
+
+_PREFERRED_SHOTS = 10  # what PXP (arXiv 2408.12568) takes per class
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds with its 95 % interval, which is empty when there is one seed."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelHead:
+    """A network as the head of a column.
+
+    Attributes:
+        name: network.
+        family: its family.
+        unpruned: smallest and largest accuracy at rate 0, in [0, 1]; they differ when devices do.
+        n_units: units of the section's granularity.
+    """
+
+    name: str
+    family: str
+    unpruned: tuple[float, float]
+    n_units: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Line:
+    """One criterion in one ranking.
+
+    Attributes:
+        rank: 1 is best; None when cells are missing.
+        criterion: registered name.
+        family: family of the criterion.
+        needs: what it looks at.
+        a_pr: mean accuracy over the rates.
+        auc: area by the trapezoidal rule.
+        top_pr: largest rate that keeps 95 % of the unpruned accuracy.
+        by_shots: A_PR for each of the section's shots, None where there is no result.
+        by_model: A_PR for each of the section's models, None where there is no result.
+        n_seeds: seeds behind the means.
+        n_cells: cells (model, seed, shots) behind the means.
+        n_cells_grid: cells that any criterion of the ranking has.
+    """
+
+    rank: int | None
+    criterion: str
+    family: str
+    needs: str
+    a_pr: Estimate
+    auc: Estimate
+    top_pr: Estimate
+    by_shots: tuple[Estimate | None, ...]
+    by_model: tuple[Estimate | None, ...]
+    n_seeds: int
+    n_cells: int
+    n_cells_grid: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """The ranking of one granularity."""
+
+    granularity: str
+    lines: tuple[Line, ...]
+    shots: tuple[int, ...]
+    models: tuple[ModelHead, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Jobs without a result that share model, criterion, status and reason."""
+
+    criterion: str
+    model: str
+    granularity: str
+    status: str
+    reason: str
+    n_jobs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CriterionCard:
+    """What the rows say about one criterion; `link` is its source when that is a web address."""
+
+    name: str
+    family: str
+    needs: str
+    version: str
+    parameters: str
+    source: str
+    link: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """One line of the provenance: a term and its values."""
+
+    term: str
+    values: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SuiteView:
+    """Everything that is said about one suite."""
+
+    suite: Suite
+    source: str
+    sections: tuple[Section, ...]
+    problems: tuple[Problem, ...]
+    criteria: tuple[CriterionCard, ...]
+    facts: tuple[Fact, ...]
+    notes: tuple[str, ...]
+    default_shots: int
+    n_rows: int
+    n_jobs: int
+
+    @property
+    def n_problems(self) -> int:
+        """Jobs without a result."""
+        return sum(problem.n_jobs for problem in self.problems)
+
+
+def view_suite(rows: pd.DataFrame, suite: Suite, source: str) -> SuiteView:
+    """Gather what a page says about `suite`.
+
+    Args:
+        rows: a table with the columns of `schema.Row` that holds rows of this suite only.
+        suite: the suite as its file has it now.
+        source: a sentence on where the rows come from.
+
+    Raises:
+        TableError: the rows do not allow the statistics.
+    """
+    areas = area_under_curve(rows)
+    shots = tuple(int(value) for value in sorted(areas["shots"].unique()))
+    return SuiteView(
+        suite=suite,
+        source=source,
+        sections=tuple(_section(areas, rows, name) for name in in_order(areas["granularity"].unique())),
+        problems=_problems(rows),
+        criteria=_criteria(rows),
+        facts=_facts(rows, suite),
+        notes=_notes(rows, suite),
+        default_shots=_PREFERRED_SHOTS if _PREFERRED_SHOTS in shots or not shots else shots[len(shots) // 2],
+        n_rows=len(rows),
+        n_jobs=rows["key"].nunique(),
+    )
+
+
+def in_order(granularities: Sequence[str]) -> list[str]:
+    """Sort kinds of unit as the schema lists them.
+
+    Raises:
+        SiteError: one of them is unknown.
+    """
+    unknown = sorted(set(granularities) - set(GRANULARITIES))
+    if unknown:
+        raise SiteError(f"`granularity` must be one of {GRANULARITIES}, got {unknown[0]!r}; correct that row.")
+    return sorted(granularities, key=GRANULARITIES.index)
+
+
+def web_link(source: str) -> str | None:
+    """Return `source` if it is an http or https address that is safe to link to, else None."""
+    if any(character.isspace() or not character.isprintable() for character in source):
+        return None
+    try:
+        parts = urlsplit(source)
+    except ValueError:
+        return None
+    return source if parts.scheme in ("http", "https") and parts.hostname else None
+
+
+def _section(all_areas: pd.DataFrame, rows: pd.DataFrame, granularity: str) -> Section:
+    areas = all_areas.loc[all_areas["granularity"] == granularity]
+    by = ("suite", "granularity", "criterion")
+    by_shots = _estimates(summarise(areas, (*by, "shots")), "shots")
+    by_model = _estimates(summarise(areas, (*by, "model")), "model")
+    shots = sorted(areas["shots"].unique())
+    heads = _model_heads(areas, rows.loc[(rows["granularity"] == granularity) & (rows["status"] == "ok")])
+    tags = rows.drop_duplicates("criterion").set_index("criterion")
+    lines: list[Line] = []
+    for record in summarise(areas, by).to_dict("records"):
+        name = str(record["criterion"])
+        lines.append(
+            Line(
+                rank=None if pd.isna(record["rank"]) else int(record["rank"]),
+                criterion=name,
+                family=str(tags.loc[name, "criterion_family"]),
+                needs=str(tags.loc[name, "criterion_needs"]),
+                a_pr=_estimate(record, "a_pr"),
+                auc=_estimate(record, "auc_trapz"),
+                top_pr=_estimate(record, "top_pr"),
+                by_shots=tuple(by_shots.get((name, value)) for value in shots),
+                by_model=tuple(by_model.get((name, head.name)) for head in heads),
+                n_seeds=int(record["n_seeds"]),
+                n_cells=int(record["n_cells"]),
+                n_cells_grid=int(record["n_cells_grid"]),
+            )
+        )
+    return Section(granularity, tuple(lines), tuple(int(value) for value in shots), heads)
+
+
+def _estimate(record: dict[str, object], metric: str) -> Estimate:
+    mean, low, high = (pd.to_numeric(record[f"{metric}_{part}"]) for part in ("mean", "low", "high"))
+    return Estimate(float(mean), None if pd.isna(low) else float(low), None if pd.isna(high) else float(high))
+
+
+def _estimates(summary: pd.DataFrame, column: str) -> dict[tuple[str, object], Estimate]:
+    records = summary.to_dict("records")
+    return {(record["criterion"], record[column]): _estimate(record, "a_pr") for record in records}
+
+
+def _model_heads(areas: pd.DataFrame, rows: pd.DataFrame) -> tuple[ModelHead, ...]:
+    heads: list[ModelHead] = []
+    for model in sorted(areas["model"].unique()):
+        unpruned = areas.loc[areas["model"] == model, "unpruned"]
+        first = rows.loc[rows["model"] == model].iloc[0]
+        extent = (float(unpruned.min()), float(unpruned.max()))
+        heads.append(ModelHead(model, str(first["model_family"]), extent, int(first["n_units"])))
+    return tuple(heads)
+
+
+def _problems(rows: pd.DataFrame) -> tuple[Problem, ...]:
+    columns = ["granularity", "criterion", "model", "status", "reason"]
+    jobs = rows.loc[rows["status"] != "ok"].fillna({"reason": ""}).drop_duplicates([*columns, "key"])
+    return tuple(
+        Problem(*(str(record[name]) for name in ("criterion", "model", "granularity", "status", "reason")), n_jobs=n)
+        for record, n in (
+            (dict(zip(columns, key, strict=True)), int(n)) for key, n in jobs.groupby(columns, sort=True).size().items()
+        )
+    )
+
+
+def _criteria(rows: pd.DataFrame) -> tuple[CriterionCard, ...]:
+    cards: list[CriterionCard] = []
+    for name, part in rows.groupby("criterion", sort=True):
+        family, needs, source, version, parameters = (
+            ", ".join(_values(part, column))
+            for column in (
+                "criterion_family",
+                "criterion_needs",
+                "criterion_source",
+                "criterion_version",
+                "parameters",
+            )
+        )
+        cards.append(CriterionCard(str(name), family, needs, version, parameters, source, web_link(source)))
+    return tuple(cards)
+
+
+def _values(rows: pd.DataFrame, column: str, as_text: Callable[[object], str] = str) -> tuple[str, ...]:
+    """Return the distinct non-empty values of a column as sorted text."""
+    values = rows[column].dropna()
+    return tuple(sorted({text for text in map(as_text, values.unique()) if text}))
+
+
+def _facts(rows: pd.DataFrame, suite: Suite) -> tuple[Fact, ...]:
+    if rows.empty:
+        return ()
+    ok = rows.loc[rows["status"] == "ok"]
+    measured = ok if len(ok) else rows
+    weights = measured[["model", "weights_digest"]].drop_duplicates().sort_values(["model", "weights_digest"])
+    data = measured[["dataset", "data_digest"]].drop_duplicates().sort_values(["dataset", "data_digest"])
+    code = rows[["commit", "clean"]].fillna({"commit": ""}).drop_duplicates().sort_values(["commit", "clean"])
+    times = _values(rows, "time_utc")
+    facts = [
+        Fact("Suite", tuple(f"{suite.name}, version {version}" for version in _values(rows, "suite_version"))),
+        Fact("Suite digest", _values(rows, "suite_digest")),
+        Fact("Data set", tuple(f"{name}, sha256 {sha}" for name, sha in data.itertuples(index=False))),
+        Fact("Evaluation images", _values(rows, "n_images", lambda value: f"{pd.to_numeric(str(value)):.0f}")),
+        Fact("Weights", tuple(f"{model}, sha256 {sha}" for model, sha in weights.itertuples(index=False))),
+        Fact("Code", tuple(_commit_text(commit, bool(clean)) for commit, clean in code.itertuples(index=False))),
+        *(Fact(title, _values(rows, name)) for title, name in _VERSION_COLUMNS),
+        Fact("Device", _values(rows, "device")),
+        Fact("CPU threads", _values(rows, "threads")),
+        Fact("Measured (UTC)", times if len(times) < 2 else (f"{times[0]} to {times[-1]}",)),
+    ]
+    return tuple(fact for fact in facts if fact.values)
+
+
+_VERSION_COLUMNS = (
+    ("pruneboard", "pruneboard"),
+    ("Python", "python"),
+    ("PyTorch", "torch"),
+    ("timm", "timm"),
+    ("zennit", "zennit"),
+)
+
+
+def _commit_text(commit: str, clean: bool) -> str:
+    if not commit:
+        return "an installed package, commit unknown"
+    return f"commit {commit}, {'clean' if clean else 'with uncommitted changes'}"
+
+
+def _notes(rows: pd.DataFrame, suite: Suite) -> tuple[str, ...]:
+    notes: list[str] = []
+    if len(rows) and set(_values(rows, "suite_digest")) != {suite.digest}:
+        notes.append(
+            f"These rows were measured under another version of the suite than its file now has (version "
+            f"{suite.version}, digest {suite.digest[:12]}); run `pruneboard run {suite.name}` to bring them up to date."
+        )
+    if len(rows) and not rows["clean"].astype(bool).all():
+        notes.append("Some rows were measured with uncommitted changes or an installed package; see Provenance.")
+    return tuple(notes)

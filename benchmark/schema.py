@@ -1,0 +1,210 @@
+"""The frozen records of pruneboard and the columns of its result tables, with their units."""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+SCHEMA_VERSION = 1
+"""Version of the columns below; rises when a column is added, removed or changes its meaning."""
+
+ENGINE_VERSION = 1
+"""Rises when a change of the engine changes a result, so that older jobs are not taken for done."""
+
+Granularity = Literal["filters", "neurons", "heads"]
+Scope = Literal["global", "layer"]
+Status = Literal["ok", "unsupported", "failed"]
+
+GRANULARITIES: tuple[Granularity, ...] = typing.get_args(Granularity)
+SCOPES: tuple[Scope, ...] = typing.get_args(Scope)
+PROTOCOLS = ("one_shot",)
+
+
+def digest(value: Any) -> str:
+    """Return the sha256 of a JSON-serialisable `value` in canonical form, as 64 hexadecimal digits."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SuiteModel:
+    """One network of a suite and the kinds of unit that are pruned in it."""
+
+    name: str
+    granularities: tuple[Granularity, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A fixed, versioned grid: which data, networks, criteria, rates, shots and seeds, under which protocol.
+
+    Attributes:
+        name: lower_snake name, equal to the stem of the file.
+        version: rises when results of the suite would change.
+        title: a line for people.
+        description: a paragraph for people.
+        datasets: accepted data sets, in order of preference; the first one at hand is used and named in every row.
+        reference_split: split that the reference images are drawn from.
+        evaluation_split: split that accuracy is measured on.
+        protocol: how units are removed; `one_shot` scores once and masks.
+        scope: `global` ranks the units of all layers together, `layer` within each layer.
+        rates: fractions of units removed, strictly increasing in [0, 1), the first one 0.
+        shots: numbers of reference images per class, strictly increasing.
+        seeds: seeds of the reference draw and of random ties.
+        criteria: registered names of the criteria.
+        models: the networks with their granularities.
+    """
+
+    name: str
+    version: int
+    title: str
+    description: str
+    datasets: tuple[str, ...]
+    reference_split: str
+    evaluation_split: str
+    protocol: str
+    scope: Scope
+    rates: tuple[float, ...]
+    shots: tuple[int, ...]
+    seeds: tuple[int, ...]
+    criteria: tuple[str, ...]
+    models: tuple[SuiteModel, ...]
+
+    @property
+    def digest(self) -> str:
+        """Digest of what decides a single job's numbers.
+
+        The lists of models, criteria and seeds say which jobs exist, not what one of them measures, and the titles are
+        for people: growing a suite by a criterion keeps the finished jobs valid.
+        """
+        decides = ("name", "version", "reference_split", "evaluation_split", "protocol", "scope", "rates", "shots")
+        return digest({name: getattr(self, name) for name in decides})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """One cell of a suite's grid: one scoring pass, evaluated at all shots and all rates."""
+
+    suite: Suite
+    model: str
+    granularity: Granularity
+    criterion: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.suite.name} / {self.model} / {self.granularity} / {self.criterion} / seed {self.seed}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """Accuracy and size of a network at one rate."""
+
+    rate: float
+    n_units_removed: int
+    top1: float
+    top5: float
+    cross_entropy: float
+    n_images: int
+    params_left: int
+    macs_left: int
+
+
+def _column(level: Literal["job", "point"], meaning: str, unit: str = "") -> Any:
+    return dataclasses.field(metadata={"level": level, "meaning": meaning, "unit": unit})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of a result table: one rate and one number of shots of one job, with its provenance.
+
+    A job that failed, or that its criterion declined, is a single row whose point columns are empty.
+    """
+
+    schema_version: int = _column("job", "version of these columns")
+    key: str = _column("job", "digest of everything that decides the job's result")
+    suite: str = _column("job", "suite")
+    suite_version: int = _column("job", "version of the suite")
+    suite_digest: str = _column("job", "sha256 of the suite's deciding fields")
+    dataset: str = _column("job", "data set that was used")
+    data_digest: str = _column("job", "sha256 of the files or arrays of the data set")
+    model: str = _column("job", "network")
+    model_family: str = _column("job", "family of the network, such as VGG, ResNet or ViT")
+    weights_digest: str = _column("job", "sha256 of the weights file")
+    granularity: str = _column("job", "kind of unit that was pruned")
+    criterion: str = _column("job", "criterion")
+    criterion_family: str = _column("job", "family of the criterion")
+    criterion_version: int = _column("job", "version of the criterion")
+    criterion_digest: str = _column("job", "sha256 of the criterion's source")
+    criterion_needs: str = _column("job", "what the criterion looks at: nothing, images, or images and labels")
+    criterion_source: str = _column("job", "where the criterion is published")
+    parameters: str = _column("job", "parameters of the criterion, as JSON")
+    seed: int = _column("job", "seed of the reference draw and of random ties")
+    status: str = _column("job", "ok, unsupported or failed")
+    reason: str = _column("job", "why there is no result; empty when status is ok")
+    n_units: int | None = _column("job", "units of this granularity in the network")
+    params_total: int | None = _column("job", "parameters of the unpruned network")
+    macs_total: int | None = _column("job", "multiply-accumulates of the unpruned network for one image")
+    score_seconds: float | None = _column("job", "time of the scoring pass at the largest number of shots", "s")
+    score_peak_bytes: int | None = _column("job", "peak memory added by the scoring pass", "byte")
+    job_seconds: float | None = _column("job", "time of the whole job", "s")
+    device: str = _column("job", "device, by name")
+    threads: int = _column("job", "CPU threads used by the job")
+    python: str = _column("job", "version of Python")
+    torch: str = _column("job", "version of PyTorch")
+    timm: str = _column("job", "version of timm")
+    zennit: str = _column("job", "version of zennit")
+    pruneboard: str = _column("job", "version of pruneboard")
+    commit: str = _column("job", "commit of the code, empty for an installed package")
+    clean: bool = _column("job", "whether the code was exactly that commit")
+    time_utc: str = _column("job", "when the job ended, UTC")
+    shots: int | None = _column("point", "reference images per class")
+    rate: float | None = _column("point", "fraction of units removed, in [0, 1)")
+    n_units_removed: int | None = _column("point", "floor(rate * n_units)")
+    top1: float | None = _column("point", "top-1 accuracy, in [0, 1]")
+    top5: float | None = _column("point", "top-5 accuracy, in [0, 1]")
+    cross_entropy: float | None = _column("point", "mean cross-entropy of the logits", "nat")
+    n_images: int | None = _column("point", "evaluation images")
+    params_left: int | None = _column("point", "parameters that still meet a live input and a kept output")
+    macs_left: int | None = _column("point", "multiply-accumulates left for one image, counted like params_left")
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column of the result tables.
+
+    Attributes:
+        name: column name.
+        kind: `str`, `int`, `float` or `bool`.
+        nullable: whether a row may leave it empty.
+        level: `job` when all rows of a job share the value, else `point`.
+        meaning: what it holds.
+        unit: physical unit, empty for counts, fractions and names.
+    """
+
+    name: str
+    kind: type
+    nullable: bool
+    level: Literal["job", "point"]
+    meaning: str
+    unit: str
+
+
+def _columns() -> tuple[Column, ...]:
+    hints = typing.get_type_hints(Row)
+    columns = []
+    for field in dataclasses.fields(Row):
+        hint = hints[field.name]
+        nullable = isinstance(hint, types.UnionType)
+        kind = typing.get_args(hint)[0] if nullable else hint
+        metadata: Mapping[str, Any] = field.metadata
+        columns.append(
+            Column(field.name, kind, nullable, metadata["level"], metadata["meaning"], metadata["unit"]),
+        )
+    return tuple(columns)
+
+
+COLUMNS: tuple[Column, ...] = _columns()
+"""Every column in file order."""

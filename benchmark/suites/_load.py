@@ -1,0 +1,170 @@
+"""Reading, checking and expanding suite files.
+
+A suite file is TOML; `digits.toml` beside this module is the one to copy.
+"""
+
+import difflib
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pruneboard.benchmark.errors import SuiteError
+from pruneboard.benchmark.registry import unknown_name
+from pruneboard.benchmark.schema import GRANULARITIES, PROTOCOLS, SCOPES, Job, Suite, SuiteModel
+
+_FOLDER = Path(__file__).resolve().parent
+_FORMAT = 1
+_TABLES: Mapping[str, tuple[str, ...]] = {
+    "": ("format", "name", "version", "title", "description", "data", "protocol", "grid", "models"),
+    "data": ("datasets", "reference_split", "evaluation_split"),
+    "protocol": ("name", "scope"),
+    "grid": ("rates", "shots", "seeds", "criteria"),
+}
+
+
+def suite_names() -> tuple[str, ...]:
+    """Return the names of the suites that come with pruneboard, sorted."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
+
+
+def suite_path(name: str) -> Path:
+    """Return the file of a suite that comes with pruneboard, or the path itself when `name` is one to a TOML file.
+
+    Raises:
+        UnknownNameError: there is no such suite.
+    """
+    if name.endswith(".toml"):
+        return Path(name)
+    if name not in suite_names():
+        raise unknown_name("suite", name, suite_names())
+    return _FOLDER / f"{name}.toml"
+
+
+def load_suite(path: Path) -> Suite:
+    """Read a suite file.
+
+    Raises:
+        SuiteError: the file is unreadable, no TOML, or breaks a rule; the message names the field and its value.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SuiteError(f"a suite file must be readable, but `{path}` is not: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SuiteError(f"a suite file must be valid TOML, but `{path}` is not: {error}.") from error
+    return _SuiteReader(path, document).read()
+
+
+def expand(suite: Suite, *, models: Sequence[str] = (), criteria: Sequence[str] = ()) -> tuple[Job, ...]:
+    """List a suite's jobs, optionally only those of some models or criteria.
+
+    Jobs come seed by seed, so that an interrupted run has whole seeds rather than whole criteria.
+
+    Raises:
+        UnknownNameError: a model or criterion is not in the suite.
+    """
+    for name in models:
+        if name not in {model.name for model in suite.models}:
+            raise unknown_name(f"model in suite `{suite.name}`:", name, (model.name for model in suite.models))
+    for name in criteria:
+        if name not in suite.criteria:
+            raise unknown_name(f"criterion in suite `{suite.name}`:", name, suite.criteria)
+    return tuple(
+        Job(suite=suite, model=model.name, granularity=granularity, criterion=criterion, seed=seed)
+        for model in suite.models
+        if not models or model.name in models
+        for seed in suite.seeds
+        for granularity in model.granularities
+        for criterion in suite.criteria
+        if not criteria or criterion in criteria
+    )
+
+
+class _SuiteReader:
+    """One suite file while it is checked; every method raises SuiteError with the file and the field."""
+
+    def __init__(self, path: Path, document: dict[str, Any]) -> None:
+        self._path = path
+        self._document = document
+
+    def _fail(self, field: str, rule: str, value: object) -> SuiteError:
+        return SuiteError(f"`{field}` must be {rule}, got {value!r} in suite file `{self._path}`.")
+
+    def read(self) -> Suite:
+        for table, keys in _TABLES.items():
+            self._check_keys(table, keys)
+        if self._document["format"] != _FORMAT:
+            raise self._fail("format", f"{_FORMAT}, the only one this version reads", self._document["format"])
+        data, protocol, grid = (self._document[name] for name in ("data", "protocol", "grid"))
+        name = self._text("name", self._document["name"])
+        if name != self._path.stem:
+            raise self._fail("name", f"the stem of its file, `{self._path.stem}`", name)
+        if protocol["name"] not in PROTOCOLS:
+            raise self._fail("protocol.name", f"one of {PROTOCOLS}", protocol["name"])
+        if protocol["scope"] not in SCOPES:
+            raise self._fail("protocol.scope", f"one of {SCOPES}", protocol["scope"])
+        return Suite(
+            name=name,
+            version=self._integers("version", [self._document["version"]], least=1)[0],
+            title=self._text("title", self._document["title"]),
+            description=self._text("description", self._document["description"]),
+            datasets=self._names("data.datasets", data["datasets"]),
+            reference_split=self._text("data.reference_split", data["reference_split"]),
+            evaluation_split=self._text("data.evaluation_split", data["evaluation_split"]),
+            protocol=protocol["name"],
+            scope=protocol["scope"],
+            rates=self._rates(grid["rates"]),
+            shots=self._integers("grid.shots", grid["shots"], least=1),
+            seeds=self._integers("grid.seeds", grid["seeds"], least=0),
+            criteria=self._names("grid.criteria", grid["criteria"]),
+            models=self._models(self._document["models"]),
+        )
+
+    def _check_keys(self, table: str, keys: tuple[str, ...]) -> None:
+        content = self._document[table] if table else self._document
+        prefix = f"{table}." if table else ""
+        if not isinstance(content, dict):
+            raise self._fail(table, "a table", content)
+        for key in content:
+            if key not in keys:
+                near = difflib.get_close_matches(key, keys, n=1)
+                hint = f" Did you mean `{near[0]}`?" if near else ""
+                raise SuiteError(f"there is no field `{prefix}{key}` in suite file `{self._path}`.{hint}")
+        for key in keys:
+            if key not in content:
+                raise SuiteError(f"the field `{prefix}{key}` is missing in suite file `{self._path}`; add it.")
+
+    def _text(self, field: str, value: object) -> str:
+        if not isinstance(value, str) or not value.strip():
+            raise self._fail(field, "a text that is not empty", value)
+        return value
+
+    def _names(self, field: str, value: object) -> tuple[str, ...]:
+        if not isinstance(value, list) or not value or len(set(map(str, value))) != len(value):
+            raise self._fail(field, "a list of distinct names", value)
+        return tuple(self._text(field, name) for name in value)
+
+    def _integers(self, field: str, value: object, *, least: int) -> tuple[int, ...]:
+        valid = isinstance(value, list) and value and all(type(v) is int and v >= least for v in value)
+        if not valid or not isinstance(value, list) or value != sorted(set(value)):
+            raise self._fail(field, f"increasing whole numbers, each at least {least}", value)
+        return tuple(value)
+
+    def _rates(self, value: object) -> tuple[float, ...]:
+        valid = isinstance(value, list) and value and all(type(v) in (int, float) and 0 <= v < 1 for v in value)
+        if not valid or not isinstance(value, list) or value != sorted(set(value)) or value[0] != 0:
+            raise self._fail("grid.rates", "increasing numbers in [0, 1) that begin with 0", value)
+        return tuple(float(v) for v in value if math.isfinite(v))
+
+    def _models(self, value: object) -> tuple[SuiteModel, ...]:
+        if not isinstance(value, dict) or not value:
+            raise self._fail("models", "a table of model names to granularities", value)
+        models = []
+        for name, granularities in value.items():
+            known = isinstance(granularities, list) and granularities and set(granularities) <= set(GRANULARITIES)
+            if not known or len(set(granularities)) != len(granularities):
+                raise self._fail(f"models.{name}", f"a list of some of {GRANULARITIES}", granularities)
+            models.append(SuiteModel(name=name, granularities=tuple(granularities)))
+        return tuple(models)
