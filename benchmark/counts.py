@@ -90,7 +90,7 @@ class _Probe:
 
     def _mark(self, layer: Layer, values: Tensor) -> Tensor:
         kept = expand_mask(layer, self._masks[layer.name], values)
-        return torch.where(kept, math.nan, 0.0).expand_as(values).to(values.dtype)
+        return torch.full_like(values, math.nan).masked_fill(~kept, 0.0)
 
     def _mark_output(self, layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         return lambda _module, _inputs, output: self._mark(layer, output)

@@ -4,6 +4,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -159,6 +160,7 @@ def _work(connection: Any, store: RunStore, device: str, n_threads: int) -> None
     """Body of a worker process."""
     # Ctrl-C reaches the whole process group; the parent decides what becomes of the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(n_threads)
     bench = Workbench(torch.device(device))
     while True:
@@ -170,3 +172,11 @@ def _work(connection: Any, store: RunStore, device: str, n_threads: int) -> None
             connection.send(_run_and_save(job, store, bench))
         except PruneboardError as error:
             connection.send(error)
+
+
+def _end_with_parent() -> None:
+    """End a worker whose parent was killed, even in the middle of a job that nobody waits for."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)

@@ -15,7 +15,8 @@ from pruneboard.benchmark.registry import Registry, fill, source_digest
 @functools.cache
 def criteria() -> Registry[Criterion]:
     """Return all criteria, each preset under its own name."""
-    return fill(Registry("criterion", Criterion), "pruneboard.criteria", criteria_in)
+    registry: Registry[Criterion] = Registry("criterion", Criterion)  # type: ignore[type-abstract]
+    return fill(registry, "pruneboard.criteria", criteria_in)
 
 
 @functools.cache

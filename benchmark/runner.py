@@ -109,9 +109,11 @@ def run_job(job: Job, bench: Workbench) -> list[Row]:
         bench: the process's workbench.
 
     Raises:
+        UnknownNameError: there is no such model or criterion.
         AssetError, ModelError: the network or the data cannot be loaded, which no other job could mend.
     """
     started = time.perf_counter()
+    plugins.criteria().get(job.criterion)
     loaded = bench.model(job)
     try:
         layers = find_layers(loaded.network, job.granularity, loaded.evaluation.images[:1])

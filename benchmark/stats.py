@@ -187,7 +187,7 @@ def _checked_points(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     if empty.any():
         line = points.loc[empty].iloc[0]
         raise TableError(
-            f"a row of status `ok` must name its cell and a `top1` in [0, 1], got {line['top1']!r} for {_cell(line)}; "
+            f"a row of status `ok` must name its cell and a `top1` in [0, 1], got {line['top1']} for {_cell(line)}; "
             "measure that job again."
         )
     points = points.assign(

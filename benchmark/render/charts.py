@@ -9,6 +9,7 @@ import altair as alt
 import pandas as pd
 from markupsafe import Markup
 
+_Layers = alt.LayerChart | alt.FacetChart  # what altair says that its `layer` may return
 _FALLBACK_FAMILY = "other"
 _DIGITS = 6
 
@@ -105,13 +106,18 @@ def rate_chart(
     selected = alt.param(name="shots", value=shots)
     base = alt.Chart(alt.NamedData(name="points")).transform_filter("datum.shots === shots")
     x = alt.X("rate:Q", title="units removed", axis=alt.Axis(format="%", tickCount=10))
-    chart = _layers(base, x, seen, points, "rate").add_params(selected)
+    chart = _layers(base, x, seen, points, "rate")
     rule = (
         alt.Chart(alt.NamedData(name="threshold"), name="threshold")
         .mark_rule(strokeDash=[1, 3], color="#888888")
         .encode(y=alt.Y("y:Q"))
     )
-    spec = _spec(alt.layer(rule, chart), points, ["shots", "rate"], f"Top-1 accuracy of {model} against units removed")
+    spec = _spec(
+        alt.layer(rule, *chart).add_params(selected),
+        points,
+        ["shots", "rate"],
+        f"Top-1 accuracy of {model} against units removed",
+    )
     spec["datasets"]["threshold"] = [{"y": round(0.95 * unpruned, _DIGITS)}]
     table = points.loc[points["shots"] == shots]
     rates = sorted(table["rate"].unique())
@@ -142,11 +148,11 @@ def shots_chart(points: pd.DataFrame, drawn: Sequence[Style], *, name: str) -> C
     chart = _layers(alt.Chart(alt.NamedData(name="points")), x, seen, points, "shots")
     return Chart(
         name=name,
-        title="A_PR against reference images",
-        caption="Mean over the networks above; a flat line is a criterion that looks at no images.",
+        title="All networks",
+        caption="A_PR, mean over the networks above.",
         payload=embed_json(
             {
-                "spec": _spec(chart, points, ["shots"], "A_PR against reference images per class"),
+                "spec": _spec(alt.layer(*chart), points, ["shots"], "A_PR against reference images per class"),
                 "colours": _colours(seen),
                 "file": name,
             }
@@ -162,15 +168,21 @@ def embed_json(value: Any) -> Markup:
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)  # noqa: S704 - escaped just above
+    return Markup(text)
 
 
-def _layers(
-    base: alt.Chart, x: alt.X, seen: Sequence[Style], points: pd.DataFrame, axis: str
-) -> alt.LayerChart:
+def _layers(base: alt.Chart, x: alt.X, seen: Sequence[Style], points: pd.DataFrame, axis: str) -> list[alt.Chart]:
     """Return bands (if there are intervals), lines and hover points, with a legend that highlights."""
     names = [style.criterion for style in seen]
-    legend = alt.Legend(title=None, orient="bottom", symbolType="stroke", symbolSize=260, labelLimit=170)
+    legend = alt.Legend(
+        title=None,
+        orient="bottom",
+        symbolType="stroke",
+        symbolSize=260,
+        symbolOpacity=1,
+        symbolStrokeWidth=2,
+        labelLimit=170,
+    )
     # Names of views and parameters are given because Altair counts unnamed ones through the process.
     highlight = alt.selection_point(name="highlight", fields=["criterion"], bind="legend")
     hover = alt.selection_point(
@@ -214,7 +226,7 @@ def _layers(
         .add_params(hover)
     )
     if not points["low"].notna().any():
-        return alt.layer(lines, dots)
+        return [lines, dots]
     bands = (
         base.mark_area(interpolate="linear", clip=True)
         .encode(
@@ -226,14 +238,14 @@ def _layers(
         )
         .properties(name="bands")
     )
-    return alt.layer(bands, lines, dots)
+    return [bands, lines, dots]
 
 
-def _spec(chart: alt.LayerChart, points: pd.DataFrame, axes: list[str], description: str) -> dict[str, Any]:
+def _spec(chart: _Layers, points: pd.DataFrame, axes: list[str], description: str) -> dict[str, Any]:
     spec: dict[str, Any] = chart.properties(width="container", height=300, description=description).to_dict()
     spec.pop("config", None)
     columns = ["criterion", *axes, "mean", "low", "high"]
-    numbers = points[columns].round({name: _DIGITS for name in ("mean", "low", "high")})
+    numbers = points[columns].round(dict.fromkeys(("mean", "low", "high"), _DIGITS))
     records = numbers.astype(object).where(numbers.notna(), None).to_dict("records")
     spec["datasets"] = {"points": records}
     return spec

@@ -1,6 +1,7 @@
 """Building the static leaderboard from tables: no torch, no network, no clock."""
 
 import dataclasses
+import functools
 import math
 import re
 import shutil
@@ -22,7 +23,6 @@ _SITE = Path(__file__).resolve().parents[2] / "site"
 _MARKER = ".pruneboard-site"
 _MARKER_TEXT = "Made by `pruneboard site build`, which replaces this folder as a whole.\n"
 _ORDER = ["model", "granularity", "criterion", "seed", "shots", "rate", "key"]
-_NEEDS_TEXT = {"nothing": "nothing", "images": "images", "labels": "images and labels"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ def build_site(rows: pd.DataFrame, suites: Sequence[Suite], out: Path, *, source
 def _check_input(rows: pd.DataFrame, suites: Sequence[Suite], sources: Mapping[str, str]) -> None:
     missing = [column.name for column in COLUMNS if column.name not in rows.columns]
     if missing:
-        raise SiteError(f"the rows must have every column of the schema, but `{missing[0]}` is missing; read them anew.")
+        raise SiteError(f"the rows must have every column of the schema, but `{missing[0]}` is missing; read it too.")
     names = [suite.name for suite in suites]
     for name in names:
         # The name becomes a file name and an address.
@@ -123,7 +123,7 @@ def _write(folder: Path, rows: pd.DataFrame, suites: Sequence[Suite], sources: M
     (folder / _MARKER).write_text(_MARKER_TEXT, encoding="utf-8")
     for asset in sorted((_SITE / "assets").iterdir()):
         shutil.copyfile(asset, folder / "assets" / asset.name)
-    (folder / "assets" / "vega.js").write_text(vl_convert.javascript_bundle(), encoding="utf-8", newline="\n")
+    (folder / "assets" / "vega.js").write_text(_vega_bundle(), encoding="utf-8", newline="\n")
     environment = _environment()
     all_styles = styles(rows)
     views: list[SuiteView] = []
@@ -139,6 +139,12 @@ def _write(folder: Path, rows: pd.DataFrame, suites: Sequence[Suite], sources: M
         (folder / "suites" / f"{suite.name}.html").write_text(page, encoding="utf-8", newline="\n")
     index = environment.get_template("index.html").render(views=views, suites=suites, root="")
     (folder / "index.html").write_text(index, encoding="utf-8", newline="\n")
+
+
+@functools.cache
+def _vega_bundle() -> str:
+    """Return Vega, Vega-Lite and vega-embed as one script that makes `vegaEmbed` known to the page."""
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
 def _figures(rows: pd.DataFrame, view: SuiteView, drawn: Sequence[Style]) -> tuple[_SectionCharts, ...]:
@@ -189,7 +195,6 @@ def _environment() -> jinja2.Environment:
         "percent": _percent,
         "extent": _extent,
         "family_class": family_class,
-        "needs_text": lambda needs: _NEEDS_TEXT.get(needs, needs),
     }
     environment.globals["whiskers"] = _whiskers
     return environment

@@ -1,7 +1,9 @@
 """What a page shows of one suite, as frozen records made from its rows."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 import pandas as pd
@@ -163,16 +165,17 @@ def view_suite(rows: pd.DataFrame, suite: Suite, source: str) -> SuiteView:
     )
 
 
-def in_order(granularities: Sequence[str]) -> list[str]:
+def in_order(granularities: Iterable[str]) -> list[str]:
     """Sort kinds of unit as the schema lists them.
 
     Raises:
         SiteError: one of them is unknown.
     """
-    unknown = sorted(set(granularities) - set(GRANULARITIES))
+    names = set(granularities)
+    unknown = sorted(names - set(GRANULARITIES))
     if unknown:
         raise SiteError(f"`granularity` must be one of {GRANULARITIES}, got {unknown[0]!r}; correct that row.")
-    return sorted(granularities, key=GRANULARITIES.index)
+    return sorted(names, key=GRANULARITIES.index)
 
 
 def web_link(source: str) -> str | None:
@@ -216,9 +219,9 @@ def _section(all_areas: pd.DataFrame, rows: pd.DataFrame, granularity: str) -> S
     return Section(granularity, tuple(lines), tuple(int(value) for value in shots), heads)
 
 
-def _estimate(record: dict[str, object], metric: str) -> Estimate:
-    mean, low, high = (pd.to_numeric(record[f"{metric}_{part}"]) for part in ("mean", "low", "high"))
-    return Estimate(float(mean), None if pd.isna(low) else float(low), None if pd.isna(high) else float(high))
+def _estimate(record: Mapping[Hashable, Any], metric: str) -> Estimate:
+    mean, low, high = (float(record[f"{metric}_{part}"]) for part in ("mean", "low", "high"))
+    return Estimate(mean, None if math.isnan(low) else low, None if math.isnan(high) else high)
 
 
 def _estimates(summary: pd.DataFrame, column: str) -> dict[tuple[str, object], Estimate]:
@@ -238,12 +241,18 @@ def _model_heads(areas: pd.DataFrame, rows: pd.DataFrame) -> tuple[ModelHead, ..
 
 def _problems(rows: pd.DataFrame) -> tuple[Problem, ...]:
     columns = ["granularity", "criterion", "model", "status", "reason"]
-    jobs = rows.loc[rows["status"] != "ok"].fillna({"reason": ""}).drop_duplicates([*columns, "key"])
+    jobs = rows.loc[rows["status"] != "ok", [*columns, "key"]].fillna({"reason": ""}).drop_duplicates()
+    counts = jobs.groupby(columns, sort=True).size().reset_index(name="n_jobs")
     return tuple(
-        Problem(*(str(record[name]) for name in ("criterion", "model", "granularity", "status", "reason")), n_jobs=n)
-        for record, n in (
-            (dict(zip(columns, key, strict=True)), int(n)) for key, n in jobs.groupby(columns, sort=True).size().items()
+        Problem(
+            criterion=str(record["criterion"]),
+            model=str(record["model"]),
+            granularity=str(record["granularity"]),
+            status=str(record["status"]),
+            reason=str(record["reason"]),
+            n_jobs=int(record["n_jobs"]),
         )
+        for record in counts.to_dict("records")
     )
 
 

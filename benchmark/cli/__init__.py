@@ -3,7 +3,7 @@
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -57,7 +57,7 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Run jobs again that are already done.")] = False,
 ) -> None:
     """Run a suite's jobs; finished ones are kept and not repeated."""
-    from pruneboard.benchmark.running import RunOptions, run_suite
+    from pruneboard.benchmark.cli.running import RunOptions, run_suite
 
     options = RunOptions(
         models=tuple(model or ()),
@@ -79,7 +79,7 @@ def list_(
     kind: Annotated[Literal["criteria", "models", "suites", "datasets"], typer.Argument(help="What to list.")],
 ) -> None:
     """List what is registered."""
-    from pruneboard.benchmark import listing
+    from pruneboard.benchmark.cli import listing
 
     listing.print_list(kind)
 
@@ -87,7 +87,7 @@ def list_(
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="A criterion, model or suite.")]) -> None:
     """Show everything known about a criterion, model or suite."""
-    from pruneboard.benchmark import listing
+    from pruneboard.benchmark.cli import listing
 
     listing.print_details(name)
 
@@ -102,15 +102,11 @@ def table(
     ] = False,
 ) -> None:
     """Show the leaderboard of a suite: from the run folder where it has rows of the suite, else as published."""
-    from pruneboard.benchmark import tables
-    from pruneboard.benchmark.render import terminal_table
+    from pruneboard.benchmark.cli import tables
 
-    loaded, rows, source = tables.suite_rows(suite, runs, results)
-    typer.echo(f"{loaded.title}: {source}.")
-    _print(terminal_table(rows, loaded))
+    tables.print_table(suite, runs, results)
     if publish:
-        for path in tables.publish(loaded, runs, results):
-            typer.echo(str(path))
+        tables.publish(suite, runs, results)
 
 
 @app.command()
@@ -121,7 +117,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Train a model by its recipe; the same recipe gives the same weights on the same kind of machine."""
-    from pruneboard.benchmark.running import train_model
+    from pruneboard.benchmark.cli.running import train_model
 
     if train_model(model, out or Path(f"{model}.safetensors"), device=device, overwrite=overwrite):
         sys.exit(EXIT_INTERRUPTED)
@@ -129,12 +125,14 @@ def train(
 
 @site.command()
 def build(
-    runs: Annotated[Path | None, typer.Option("--runs", help="Show this run folder's rows in place of published ones.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", help="Show this run folder's rows in place of published ones.")
+    ] = None,
     results: Results = Path("results"),
     out: Annotated[Path, typer.Option("--out", help="Folder of the site; replaced as a whole.")] = Path("_site"),
 ) -> None:
     """Build the static site from result tables."""
-    from pruneboard.benchmark import tables
+    from pruneboard.benchmark.cli import tables
 
     typer.echo(str(tables.build(runs, results, out)))
 
@@ -161,13 +159,3 @@ def serve(
         server.serve_forever()
     except KeyboardInterrupt:
         server.server_close()
-
-
-def _print(*renderables: object) -> None:
-    from rich.console import Console
-
-    Console().print(*renderables)
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(names)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
 from pruneboard.benchmark.schema import COLUMNS, Suite, SuiteModel, digest
 
 # name: family, needs, source, quality (higher keeps accuracy for longer)

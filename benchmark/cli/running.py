@@ -1,0 +1,192 @@
+"""The commands that compute: running a suite and training a model, with their progress."""
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pruneboard.benchmark import plugins
+from pruneboard.benchmark.data import draw_reference
+from pruneboard.benchmark.executors import Event, Started, run_in_process, run_in_workers
+from pruneboard.benchmark.provenance import resolve_device
+from pruneboard.benchmark.runner import Workbench
+from pruneboard.benchmark.schema import Job
+from pruneboard.benchmark.store import RunStore
+from pruneboard.benchmark.suites import expand, load_suite, suite_path
+from pruneboard.benchmark.training import TrainingStep, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Choices of `pruneboard run`, as its options name them.
+
+    Attributes:
+        models: only these, or all when empty.
+        criteria: only these, or all when empty.
+        device: name of the device, or `auto`.
+        n_workers: worker processes, 0 for this process, None for one per core or per GPU.
+        out: run folder.
+        fresh: repeat finished jobs.
+    """
+
+    models: tuple[str, ...]
+    criteria: tuple[str, ...]
+    device: str
+    n_workers: int | None
+    out: Path
+    fresh: bool
+
+
+@dataclass
+class RunSummary:
+    """How a run went.
+
+    Attributes:
+        counts: jobs by status.
+        failures: failed jobs with their reasons.
+        interrupted: whether Ctrl-C ended it.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    failures: list[tuple[Job, str]] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def n_failed(self) -> int:
+        """Number of failed jobs."""
+        return len(self.failures)
+
+
+def run_suite(name: str, options: RunOptions) -> RunSummary:
+    """Run the jobs of a suite that are not done yet.
+
+    Raises:
+        PruneboardError: bad input, found before any job starts, or a run that cannot go on.
+    """
+    console = Console()
+    suite = load_suite(suite_path(name))
+    jobs = expand(suite, models=options.models, criteria=options.criteria)
+    device = resolve_device(options.device)
+    bench, store = Workbench(device), RunStore(options.out)
+    store.prepare()
+    _check_ready(jobs, bench)
+    todo = [job for job in jobs if options.fresh or store.status(suite.name, bench.key(job)) in (None, "failed")]
+    dataset = bench.dataset(jobs[0])
+    console.print(
+        f"{suite.title}: {len(jobs)} jobs on {dataset.name}, {len(jobs) - len(todo)} done before, {len(todo)} to run.",
+        highlight=False,
+    )
+    summary = RunSummary()
+    with _execute(todo, store, bench, options.n_workers) as events:
+        try:
+            _follow(events, len(todo), summary, console)
+        except KeyboardInterrupt:
+            summary.interrupted = True
+    _print_summary(summary, name, options, console)
+    return summary
+
+
+def _check_ready(jobs: Sequence[Job], bench: Workbench) -> None:
+    """Load everything once before the first job, so that what is missing is said at once and not job by job."""
+    for criterion in {job.criterion for job in jobs}:
+        plugins.criteria().get(criterion)
+    for job in {job.model: job for job in jobs}.values():
+        dataset = bench.dataset(job)
+        dataset.split(job.suite.evaluation_split)
+        draw_reference(dataset.split(job.suite.reference_split).labels, max(job.suite.shots), job.seed)
+        plugins.models().get(job.model).load()
+
+
+@contextlib.contextmanager
+def _execute(
+    jobs: Sequence[Job], store: RunStore, bench: Workbench, n_workers: int | None
+) -> Iterator[Iterator[Event]]:
+    """Start the jobs, and end their workers however the block is left."""
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if n_workers is None:
+        n_workers = 1 if bench.device.type == "cuda" else n_cores
+    if n_workers == 0 or not jobs:
+        events = run_in_process(jobs, store, bench)
+    else:
+        n_threads = max(1, n_cores // n_workers)
+        events = run_in_workers(jobs, store, bench, n_workers=n_workers, n_threads=n_threads)
+    with contextlib.closing(events):  # type: ignore[type-var] # both are generators
+        yield events
+
+
+def _follow(events: Iterator[Event], n_jobs: int, summary: RunSummary, console: Console) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("jobs"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[running]}", style="dim"),
+    )
+    running: list[Job] = []
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("running", total=n_jobs, running="")
+        for event in events:
+            if isinstance(event, Started):
+                running.append(event.job)
+            else:
+                running.remove(event.job)
+                summary.counts[event.status] += 1
+                progress.advance(task)
+                if event.status == "failed":
+                    summary.failures.append((event.job, event.reason))
+                    progress.console.print(f"failed: {event.job}: {event.reason}", highlight=False, markup=False)
+                elif not console.is_terminal:
+                    done = summary.counts.total()
+                    console.print(f"[{done}/{n_jobs}] {event.job}: {event.status}", highlight=False, markup=False)
+            progress.update(task, running="; ".join(f"{job.model} {job.criterion} {job.seed}" for job in running))
+
+
+def _print_summary(summary: RunSummary, suite: str, options: RunOptions, console: Console) -> None:
+    counts = ", ".join(f"{summary.counts[status]} {status}" for status in sorted(summary.counts)) or "nothing to do"
+    verb = "Stopped" if summary.interrupted else "Ended"
+    console.print(f"{verb}: {counts}. Rows are in {options.out}.", highlight=False, markup=False)
+    if summary.interrupted:
+        console.print("Finished jobs are kept; the same command continues.", highlight=False)
+    elif summary.failures:
+        console.print("Failed jobs are rows with their reason; the same command tries them again.", highlight=False)
+    else:
+        runs = "" if options.out == Path("runs") else f" --runs {options.out}"
+        console.print(f"Next: pruneboard table {suite}{runs}", highlight=False, markup=False)
+
+
+def train_model(name: str, out: Path, *, device: str, overwrite: bool) -> bool:
+    """Train a model by its recipe, and return whether Ctrl-C stopped it.
+
+    Raises:
+        PruneboardError: the model has no recipe, or the file cannot be written.
+    """
+    console = Console()
+    model = plugins.models().get(name)
+    torch_device: torch.device = resolve_device(device)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"training {name}", total=None)
+
+        def update(step: TrainingStep) -> None:
+            description = f"training {name}, loss {step.loss:.3f}"
+            progress.update(task, completed=step.epoch, total=step.n_epochs, description=description)
+
+        try:
+            result = train(model, device=torch_device, out=out, progress=update, overwrite=overwrite)
+        except KeyboardInterrupt:
+            console.print("Stopped; nothing was written.")
+            return True
+    console.print(
+        f"{out}: test accuracy {result.top1:.4f}, {result.seconds:.0f} s, sha256 {result.sha256}",
+        highlight=False,
+        markup=False,
+    )
+    return False

@@ -1,0 +1,96 @@
+"""The commands that read rows: the table in the terminal, published tables, the site."""
+
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from pruneboard.benchmark.errors import StoreError
+from pruneboard.benchmark.render import build_site, terminal_table
+from pruneboard.benchmark.schema import Suite
+from pruneboard.benchmark.store import ResultsStore, RunStore
+from pruneboard.benchmark.suites import load_suite, suite_names, suite_path
+
+
+def print_table(name: str, runs: Path, results: Path) -> None:
+    """Print the leaderboard of a suite.
+
+    Raises:
+        PruneboardError: there is no such suite, there are no rows of it, or a file is damaged.
+    """
+    console = Console()
+    suite = load_suite(suite_path(name))
+    rows, source = _rows(suite, runs, results)
+    console.print(f"{suite.title}, {source}", style="bold", highlight=False, markup=False)
+    console.print(terminal_table(rows, suite))
+
+
+def publish(name: str, runs: Path, results: Path) -> None:
+    """Write the rows of a run folder to the published tables, and print the files.
+
+    Raises:
+        PruneboardError: the run folder has no rows of the suite, or a file cannot be written.
+    """
+    suite = load_suite(suite_path(name))
+    rows = _of_grid(RunStore(runs).read(suite.name), suite)
+    if rows.empty:
+        raise _no_rows(suite, [runs])
+    for path in ResultsStore(results).write(rows):
+        Console().print(str(path), highlight=False, markup=False, soft_wrap=True)
+
+
+def build(runs: Path | None, results: Path, out: Path) -> Path:
+    """Build the site, and return its front page.
+
+    Raises:
+        PruneboardError: a table is damaged, or the site cannot be written.
+    """
+    suites = [load_suite(suite_path(name)) for name in suite_names()]
+    tables, sources = [], {}
+    for suite in suites:
+        rows, source = _rows_or_none(suite, runs, results)
+        tables.append(rows)
+        sources[suite.name] = source
+    filled = [table for table in tables if not table.empty] or tables[:1]
+    return build_site(pd.concat(filled, ignore_index=True), suites, out, sources=sources)
+
+
+def _rows(suite: Suite, runs: Path, results: Path) -> tuple[pd.DataFrame, str]:
+    rows, source = _rows_or_none(suite, runs, results)
+    if rows.empty:
+        raise _no_rows(suite, [runs, results])
+    return rows, source
+
+
+def _rows_or_none(suite: Suite, runs: Path | None, results: Path) -> tuple[pd.DataFrame, str]:
+    """Rows of the suite's grid: from the run folder where it has some, else the published ones."""
+    if runs is not None:
+        rows = _of_grid(RunStore(runs).read(suite.name), suite)
+        if not rows.empty:
+            return rows, "measured by this run"
+    return _of_grid(ResultsStore(results).read(suite.name), suite), "published in results/"
+
+
+def _of_grid(rows: pd.DataFrame, suite: Suite) -> pd.DataFrame:
+    """Leave out rows of another version of the suite, and of models, criteria or seeds it no longer has."""
+    cells = {(model.name, granularity) for model in suite.models for granularity in model.granularities}
+    current = (
+        (rows["suite_digest"] == suite.digest)
+        & rows["criterion"].isin(suite.criteria)
+        & rows["seed"].isin(suite.seeds)
+        & pd.Series(zip(rows["model"], rows["granularity"], strict=True), index=rows.index, dtype=object).isin(cells)
+    )
+    left_out = rows.loc[~current, "key"].nunique()
+    if left_out:
+        Console(stderr=True).print(
+            f"note: {left_out} jobs of another version of suite `{suite.name}` are left out.", highlight=False
+        )
+    return rows[current].reset_index(drop=True)
+
+
+def _no_rows(suite: Suite, folders: list[Path]) -> StoreError:
+    looked = " or ".join(f"`{folder}`" for folder in folders)
+    return StoreError(
+        f"a table needs rows, but there are none of suite `{suite.name}` in {looked}; "
+        f"make them with `pruneboard run {suite.name}`."
+    )

@@ -1,0 +1,258 @@
+"""Training a network of ours by its recipe, so that anyone can make its weights again."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from pruneboard.benchmark.api import Model, Recipe
+from pruneboard.benchmark.assets import tensors_digest
+from pruneboard.benchmark.data import Dataset, find_dataset
+from pruneboard.benchmark.errors import AssetError, ModelError
+from pruneboard.benchmark.evaluate import Accuracy, Evaluation, measure
+from pruneboard.benchmark.store import atomic_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingStep:
+    """Progress after one epoch.
+
+    Attributes:
+        epoch: epochs done, from 1.
+        n_epochs: epochs in all.
+        loss: mean training loss of the epoch, in nat, label smoothing included.
+        top1: fraction of the epoch's shifted images that were classified rightly while the network was learning.
+        learning_rate: at the end of the epoch.
+        seconds: since the start of the training.
+    """
+
+    epoch: int
+    n_epochs: int
+    loss: float
+    top1: float
+    learning_rate: float
+    seconds: float
+
+
+Progress = Callable[[TrainingStep], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What a training produced.
+
+    Attributes:
+        model: name of the model.
+        file: the weights, in safetensors.
+        top1: accuracy on the test split, in [0, 1].
+        n_images: images of the test split.
+        sha256: of the file.
+        tensors_digest: of the tensors, whatever the file's layout and metadata.
+        seconds: of the training alone.
+    """
+
+    model: str
+    file: Path
+    top1: float
+    n_images: int
+    sha256: str
+    tensors_digest: str
+    seconds: float
+
+
+def train(
+    model: Model, *, device: torch.device, out: Path, overwrite: bool = False, progress: Progress | None = None
+) -> TrainingResult:
+    """Train a network from scratch by its recipe and write its weights.
+
+    The weights are those after the last epoch; the test split is looked at once, afterwards. On the CPU the same
+    versions of the libraries on the same kind of processor give the same bits; elsewhere they may differ.
+
+    Args:
+        model: model with a recipe.
+        device: where to train.
+        out: the safetensors file to write; it appears only when everything has succeeded.
+        overwrite: whether `out` may replace an existing file.
+        progress: called after every epoch.
+
+    Raises:
+        ModelError: the model has no recipe, does not fit the data, or its loss is not finite.
+        AssetError: the data are missing, or `out` exists.
+        StoreError: `out` cannot be written.
+    """
+    recipe = _recipe(model)
+    _check_writable(out, overwrite=overwrite)
+    dataset = find_dataset((recipe.dataset,))
+    pixels, labels = _split(dataset, "train", model)
+    started = time.perf_counter()
+    network = fit(model, pixels, labels, device=device, progress=progress)
+    seconds = time.perf_counter() - started
+    accuracy = _test(network, model, dataset, device)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    content = safetensors.torch.save(state, metadata=_metadata(model, recipe, dataset, accuracy))
+    with atomic_file(out) as temporary:
+        temporary.write_bytes(content)
+    return TrainingResult(
+        model=model.name,
+        file=out,
+        top1=accuracy.top1,
+        n_images=accuracy.n_images,
+        sha256=hashlib.sha256(content).hexdigest(),
+        tensors_digest=tensors_digest(state),
+        seconds=seconds,
+    )
+
+
+def fit(
+    model: Model, pixels: Tensor, labels: Tensor, *, device: torch.device, progress: Progress | None = None
+) -> nn.Module:
+    """Train a network by its recipe on the images given, on one CPU thread, and return it in eval mode.
+
+    Every step sees the next images of a random order, each shifted at random. AdamW decays all parameters; its learning
+    rate rises from 1/25 of its peak over the first 30 % of the steps and falls to nearly zero, both along a cosine.
+
+    Args:
+        model: model with a recipe.
+        pixels: training images, uint8 (n_images, channels, height, width).
+        labels: int64 (n_images,).
+        device: where to train.
+        progress: called after every epoch.
+
+    Raises:
+        ModelError: the model has no recipe, or the loss is not finite.
+    """
+    recipe = _recipe(model)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    n_steps = recipe.epochs * -(-len(pixels) // recipe.batch_size)
+    images, labels = pixels.to(device).float() / 255, labels.to(device)
+    started = time.perf_counter()
+    with _one_thread(), _seeded(recipe.seed, device):
+        network = model.build().to(device).train()
+        optimiser = torch.optim.AdamW(
+            network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=False
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, recipe.learning_rate, total_steps=n_steps, cycle_momentum=False
+        )
+        for epoch in range(1, recipe.epochs + 1):
+            loss_sum, n_right = 0.0, 0
+            for chosen in torch.randperm(len(images), generator=generator).split(recipe.batch_size):
+                shifted = random_shift(images[chosen.to(device)], recipe.max_shift, generator)
+                targets = labels[chosen.to(device)]
+                logits = network(model.normalise(shifted))
+                loss = nn.functional.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+                optimiser.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                schedule.step()
+                loss_sum += float(loss.detach()) * len(chosen)
+                n_right += int((logits.argmax(dim=1) == targets).sum())
+            step = TrainingStep(
+                epoch=epoch,
+                n_epochs=recipe.epochs,
+                loss=loss_sum / len(images),
+                top1=n_right / len(images),
+                learning_rate=float(optimiser.param_groups[0]["lr"]),
+                seconds=time.perf_counter() - started,
+            )
+            if not torch.isfinite(torch.tensor(step.loss)):
+                raise ModelError(
+                    f"the loss must stay finite, but it is {step.loss} after epoch {epoch} of `{model.name}`; "
+                    "lower `learning_rate`."
+                )
+            if progress is not None:
+                progress(step)
+    return network.eval()
+
+
+def random_shift(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
+    """Shift each image by whole pixels in [-max_shift, max_shift] along each axis and fill with zeros.
+
+    Args:
+        images: (n_images, channels, height, width).
+        max_shift: 0 leaves the images as they are and draws nothing.
+        generator: on the CPU.
+    """
+    if max_shift == 0:
+        return images
+    n_images, n_channels, height, width = images.shape
+    padded = nn.functional.pad(images, [max_shift] * 4)
+    offsets = torch.randint(2 * max_shift + 1, (2, n_images, 1), generator=generator).to(images.device)
+    rows = offsets[0] + torch.arange(height, device=images.device)
+    columns = offsets[1] + torch.arange(width, device=images.device)
+    image = torch.arange(n_images, device=images.device).view(-1, 1, 1, 1)
+    channel = torch.arange(n_channels, device=images.device).view(1, -1, 1, 1)
+    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def _recipe(model: Model) -> Recipe:
+    if model.recipe is None:
+        raise ModelError(
+            f"a model must have a recipe to be trained, but `{model.name}` has none; its weights were made elsewhere."
+        )
+    return model.recipe
+
+
+def _check_writable(out: Path, *, overwrite: bool) -> None:
+    """Refuse before the training what could not be written after it."""
+    if out.is_dir() or (out.exists() and not overwrite):
+        remedy = "name a file in it" if out.is_dir() else "choose another name, or allow overwriting"
+        raise AssetError(f"`out` must be a new file, but `{out}` exists; {remedy}.")
+    probe = out.with_name(f".{out.name}.probe")
+    with atomic_file(probe):
+        pass
+    probe.unlink()
+
+
+def _split(dataset: Dataset, name: str, model: Model) -> tuple[Tensor, Tensor]:
+    split = dataset.split(name)
+    return split.images(size=model.input_size), torch.from_numpy(split.labels)
+
+
+def _test(network: nn.Module, model: Model, dataset: Dataset, device: torch.device) -> Accuracy:
+    pixels, labels = _split(dataset, "test", model)
+    images = model.normalise(pixels.to(device).float() / 255)
+    with _one_thread():
+        return measure(network, Evaluation(images, labels.to(device)))
+
+
+def _metadata(model: Model, recipe: Recipe, dataset: Dataset, accuracy: Accuracy) -> dict[str, str]:
+    facts = {
+        "model": model.name,
+        "version": model.version,
+        "licence": model.licence,
+        "recipe": dataclasses.asdict(recipe),
+        "data_digest": dataset.digest,
+        "torch": torch.__version__,
+        "test_top1": accuracy.top1,
+        "test_n_images": accuracy.n_images,
+    }
+    # One entry only: safetensors writes several in a random order, and the file's sha256 would change with it.
+    return {"pruneboard": json.dumps(facts, sort_keys=True)}
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one CPU thread: sums split over several threads round differently."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators, which initial weights and dropout draw from, and restore them afterwards."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

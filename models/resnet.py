@@ -1,0 +1,48 @@
+"""A small ResNet of basic blocks for 8 x 8 digits.
+
+Architecture: He et al. 2015, Deep Residual Learning for Image Recognition, arXiv 1512.03385, in timm's implementation
+(Apache-2.0); the weights are our own.
+"""
+
+from timm.models.resnet import BasicBlock, ResNet
+from torch import nn
+
+from pruneboard.benchmark.api import Model, Recipe
+
+_WIDTHS = (12, 24, 48)
+
+
+def _digits_resnet() -> nn.Module:
+    # A deep stem is timm's way to a width other than 64; it is then replaced by one convolution of that width.
+    model = ResNet(BasicBlock, (1, 1, 1), 10, 1, stem_type="deep", stem_width=_WIDTHS[0] // 2, channels=_WIDTHS)
+    model.conv1 = nn.Conv2d(1, _WIDTHS[0], 3, padding=1, bias=False)
+    model.maxpool = nn.Identity()
+    # timm's forward pass expects four stages.
+    model.layer4 = nn.Identity()
+    model.init_weights(zero_init_last=False)
+    network: nn.Module = model
+    return network
+
+
+digits_resnet = Model(
+    name="digits_resnet",
+    version=1,
+    family="ResNet",
+    description="A 3 x 3 stem and three basic blocks; the last two halve the map and have projection shortcuts.",
+    source="https://arxiv.org/abs/1512.03385",
+    licence="BSD-3-Clause",
+    build=_digits_resnet,
+    granularities=("filters",),
+    input_size=(1, 8, 8),
+    mean=(0.306,),
+    std=(0.376,),
+    recipe=Recipe(
+        dataset="digits",
+        epochs=30,
+        batch_size=64,
+        learning_rate=0.01,
+        weight_decay=0.05,
+        label_smoothing=0.0,
+        max_shift=1,
+    ),
+)

@@ -1,0 +1,41 @@
+"""A small vision transformer for 8 x 8 digits.
+
+Architecture: Dosovitskiy et al. 2020, An Image is Worth 16x16 Words, arXiv 2010.11929, in timm's implementation
+(Apache-2.0); the weights are our own.
+"""
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from pruneboard.benchmark.api import Model, Recipe
+
+
+def _digits_vit() -> nn.Module:
+    network: nn.Module = VisionTransformer(
+        img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=32, depth=3, num_heads=8, mlp_ratio=2.0
+    )
+    return network
+
+
+digits_vit = Model(
+    name="digits_vit",
+    version=1,
+    family="ViT",
+    description="Three transformer blocks of eight heads on 2 x 2 patches, read out at the class token.",
+    source="https://arxiv.org/abs/2010.11929",
+    licence="BSD-3-Clause",
+    build=_digits_vit,
+    granularities=("neurons", "heads"),
+    input_size=(1, 8, 8),
+    mean=(0.306,),
+    std=(0.376,),
+    recipe=Recipe(
+        dataset="digits",
+        epochs=60,
+        batch_size=64,
+        learning_rate=0.003,
+        weight_decay=0.05,
+        label_smoothing=0.0,
+        max_shift=1,
+    ),
+)

@@ -1,0 +1,224 @@
+import os
+import re
+import shutil
+
+import pytest
+from commands import PLUGINS, press_ctrl_c, pruneboard, start_pruneboard, wait_until, write_suite
+
+from pruneboard.benchmark.store import RunStore
+
+SMALL = {"digits_vgg": ["filters"]}
+TIMES = ["score_seconds", "score_peak_bytes", "job_seconds", "time_utc"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with a small suite that was run to its end by two workers, and what the run printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_suite(
+        folder,
+        models={"digits_vgg": ["filters"], "digits_vit": ["heads"]},
+        criteria=["random", "magnitude", "taylor", "bn_scale"],
+        seeds=[0, 1],
+    )
+    done = pruneboard("run", "small.toml", "--workers", 2, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+def test_run_ends_with_every_cell(finished):
+    folder, printed = finished
+    rows = RunStore(folder / "runs").read("small")
+
+    assert "Small: 16 jobs on digits, 0 done before, 16 to run." in printed
+    assert "Ended: 14 ok, 2 unsupported. Rows are in runs." in printed
+    assert rows["key"].nunique() == 16
+    assert len(rows) == 14 * 2 * 3 + 2
+    assert set(rows.loc[rows["criterion"].eq("bn_scale") & rows["model"].eq("digits_vit"), "status"]) == {"unsupported"}
+
+
+def test_a_second_run_does_nothing_and_fresh_repeats(finished):
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*.parquet")}
+    again = pruneboard("run", "small.toml", cwd=folder)
+    assert "16 done before, 0 to run" in again.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*.parquet")}
+    part = pruneboard(
+        "run", "small.toml", "--fresh", "--workers", 0, "--model", "digits_vgg", "--criterion", "magnitude", cwd=folder
+    )
+    assert "2 jobs on digits, 0 done before, 2 to run" in part.stdout
+    changed = [p for p in before if p.stat().st_mtime_ns != before[p]]
+
+    assert len(changed) == 2
+
+
+def test_one_process_and_two_workers_give_equal_rows(finished, tmp_path):
+    folder, _ = finished
+    done = pruneboard("run", folder / "small.toml", "--workers", 0, "--out", "alone", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    together, alone = (RunStore(f).read("small").drop(columns=TIMES) for f in (folder / "runs", tmp_path / "alone"))
+
+    assert alone.equals(together)
+
+
+def test_table_publish_and_site(finished):
+    folder, _ = finished
+    table = pruneboard("table", "small.toml", "--publish", cwd=folder)
+    assert table.returncode == 0, table.stderr
+    for word in ("measured by this run", "random", "magnitude", "taylor", "needs a batch norm"):
+        assert word in table.stdout
+    assert (folder / "results" / "small" / "taylor.csv").is_file()
+    shutil.move(folder / "runs", folder / "elsewhere")
+    published = pruneboard("table", "small.toml", cwd=folder)
+    shutil.move(folder / "elsewhere", folder / "runs")
+    assert "published in results/" in published.stdout
+    ranking = re.compile(r"taylor\s.*")
+
+    assert ranking.findall(published.stdout) == ranking.findall(table.stdout)
+
+
+def test_ctrl_c_keeps_what_is_finished_and_the_same_command_continues(tmp_path):
+    write_suite(tmp_path, models=SMALL, criteria=["taylor", "integrated_gradients"], seeds=list(range(30)))
+    process = start_pruneboard("run", "small.toml", "--workers", 2, cwd=tmp_path)
+    wait_until(lambda: len(list(tmp_path.glob("runs/small/[!.]*.parquet"))) >= 2)
+    press_ctrl_c(process)
+    printed, errors = process.communicate(timeout=30)
+    kept = set(tmp_path.glob("runs/small/[!.]*.parquet"))
+    assert process.returncode == 130, errors
+    assert "Finished jobs are kept; the same command continues." in printed
+    assert "Traceback" not in printed + errors
+    assert 2 <= len(kept) < 60
+    before = {path: path.read_bytes() for path in kept}
+    done = pruneboard("run", "small.toml", cwd=tmp_path)
+
+    assert f"{len(kept)} done before, {60 - len(kept)} to run" in done.stdout
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert RunStore(tmp_path / "runs").read("small")["key"].nunique() == 60
+
+
+def test_a_worker_that_dies_costs_only_its_job(tmp_path):
+    write_suite(tmp_path, models=SMALL, criteria=["bad_killed", "bad_exits", "bad_raises", "magnitude"])
+    done = pruneboard("run", "small.toml", "--workers", 2, cwd=tmp_path, env={"PYTHONPATH": str(PLUGINS)})
+    rows = RunStore(tmp_path / "runs").read("small").drop_duplicates("key").set_index("criterion")
+
+    assert done.returncode == 1, done.stderr
+    assert rows.loc["magnitude", "status"] == "ok"
+    assert rows.loc["bad_killed", "reason"] == "the worker process died with signal SIGKILL while this job ran"
+    assert rows.loc["bad_exits", "reason"] == "the worker process died with exit code 7 while this job ran"
+    assert rows.loc["bad_raises", "reason"].startswith("ValueError: not today")
+    assert "failed: small / digits_vgg / filters / bad_killed / seed 0: the worker process died" in done.stdout
+    again = pruneboard("run", "small.toml", "--workers", 2, cwd=tmp_path, env={"PYTHONPATH": str(PLUGINS)})
+    assert "1 done before, 3 to run" in again.stdout
+
+
+def test_a_killed_parent_leaves_whole_files_and_no_workers(tmp_path):
+    write_suite(tmp_path, models=SMALL, criteria=["magnitude", "bad_slow"])
+    process = start_pruneboard("run", "small.toml", "--workers", 1, cwd=tmp_path, env={"PYTHONPATH": str(PLUGINS)})
+    wait_until(lambda: list(tmp_path.glob("runs/small/[!.]*.parquet")))
+    process.kill()
+    process.communicate()
+
+    assert set(RunStore(tmp_path / "runs").read("small")["criterion"]) == {"magnitude"}
+    wait_until(lambda: not group_exists(process.pid), seconds=20)
+
+
+def group_exists(group: int) -> bool:
+    """Whether any process of the group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "digit"], "there is no suite `digit`. Did you mean `digits`?"),
+        (["table", "digit"], "there is no suite `digit`. Did you mean `digits`?"),
+        (
+            ["run", "digits", "--model", "digits_vg"],
+            "no model in suite `digits`: `digits_vg`. Did you mean `digits_vgg`",
+        ),
+        (["run", "digits", "--criterion", "tailor"], "no criterion in suite `digits`: `tailor`. Did you mean `taylor`"),
+        (["show", "tailor"], "there is no criterion, model or suite `tailor`. Did you mean `taylor`"),
+        (["run", "broken.toml"], "must be valid TOML"),
+        (["run", "nowhere.toml"], "must be readable"),
+        (["run", "unknown.toml"], "there is no criterion `tailor`. Did you mean `taylor`"),
+        (["run", "greedy.toml"], "10000"),
+        (
+            ["run", "digits", "--device", "abacus"],
+            "`--device` must be a usable device such as cpu or cuda:0, got `abacus`",
+        ),
+        (["run", "digits", "--out", "broken.toml/runs"], "must be writable"),
+        (
+            ["table", "digits"],
+            "there are none of suite `digits` in `runs` or `results`; make them with `pruneboard run",
+        ),
+        (["train", "cifar_resnet20"], "recipe"),
+        (["site", "serve"], "must hold a built site"),
+        (["site", "build", "--out", "broken.toml"], "broken.toml"),
+    ],
+)
+def test_bad_input_is_one_message_and_status_two(tmp_path, arguments, message):
+    (tmp_path / "broken.toml").write_text("name = [")
+    write_suite(tmp_path, models=SMALL, criteria=["tailor"], name="unknown")
+    write_suite(tmp_path, models=SMALL, criteria=["taylor"], shots=[10000], name="greedy")
+    done = pruneboard(*arguments, cwd=tmp_path)
+
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", [["--workers", "-1"], ["--no-such-option"]])
+def test_bad_options_are_usage_errors(tmp_path, option):
+    done = pruneboard("run", "digits", *option, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "Usage" in done.stderr
+
+
+def test_a_damaged_job_file_is_named_by_table_and_repaired_by_run(finished, tmp_path):
+    folder, _ = finished
+    shutil.copytree(folder, tmp_path / "copy")
+    victim = sorted((tmp_path / "copy" / "runs" / "small").glob("*.parquet"))[0]
+    victim.write_bytes(victim.read_bytes()[:-30])
+    table = pruneboard("table", "small.toml", cwd=tmp_path / "copy")
+    assert table.returncode == 2
+    assert f"`runs/small/{victim.name}` is damaged" in table.stderr
+    again = pruneboard("run", "small.toml", "--workers", 0, cwd=tmp_path / "copy")
+
+    assert "15 done before, 1 to run" in again.stdout
+    assert pruneboard("table", "small.toml", cwd=tmp_path / "copy").returncode == 0
+
+
+def test_list_and_show_know_everything(tmp_path):
+    for kind, words in {
+        "criteria": ["lrp_epsilon_plus", "magnitude_l2", "attribution", "needs"],
+        "models": ["cifar_resnet56", "digits_vit", "neurons, heads"],
+        "suites": ["cifar10", "digits", "220"],
+        "datasets": ["cifar10-lossless", "digits", "imagenette"],
+    }.items():
+        done = pruneboard("list", kind, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert all(word in done.stdout for word in words), done.stdout
+    for name, words in {
+        "taylor_logit": ['target="logit"', "arxiv.org/abs/1611.06440", "sha256"],
+        "cifar_resnet20": ["BSD-2-Clause", "e69504a11fca90aff7e0c93356aca0dbf529359a8ecc096f8ce4c376b4c1825f"],
+        "digits": ["one_shot, global ranking", "220"],
+    }.items():
+        done = pruneboard("show", name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert all(word in done.stdout for word in words), done.stdout
+
+
+def test_every_command_has_help(tmp_path):
+    done = pruneboard("--help", cwd=tmp_path)
+    commands = ["run", "list", "show", "table", "train", "site"]
+    assert all(command in done.stdout for command in commands)
+    for command in [*([c] for c in commands), ["site", "build"], ["site", "serve"]]:
+        done = pruneboard(*command, "--help", cwd=tmp_path)
+        assert done.returncode == 0
+        assert "Usage" in done.stdout

@@ -1,0 +1,509 @@
+import hashlib
+import html.parser
+import io
+import itertools
+import json
+import re
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import synthetic
+from rich.console import Console
+
+from pruneboard.benchmark.errors import SiteError, TableError
+from pruneboard.benchmark.render import build_site, pages, terminal_table
+from pruneboard.benchmark.render.charts import embed_json, styles
+from pruneboard.benchmark.render.views import web_link
+from pruneboard.benchmark.schema import COLUMNS
+from pruneboard.benchmark.stats import area_under_curve, curves, summarise
+
+SUITE = synthetic.make_suite(seeds=(0, 1, 2), shots=(1, 10))
+TINY = synthetic.make_suite(
+    seeds=(0, 1),
+    shots=(1,),
+    criteria=("taylor", "random"),
+    models=(synthetic.SuiteModel(name="digits_vgg", granularities=("filters",)),),
+)
+SOURCES = {SUITE.name: "published in results/"}
+VOID = {"meta", "link", "img", "input", "br", "path", "circle"}
+HOSTILE = '</script><img src=x onerror="alert(1)">&\u2028{{ 7*7 }}'
+
+
+class Page(html.parser.HTMLParser):
+    """A parsed page; refuses tags that are not balanced, and collects what the tests look at."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.tables, self.json, self.links = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append((tag, attrs))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "a":
+            self.links.append(attrs["href"])
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        if tag == "script" and attrs.get("type") == "application/json":
+            self.json.append("")
+
+    def handle_startendtag(self, tag, attrs):
+        assert tag in VOID
+        self.handle_starttag(tag, attrs)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.json[-1] += data
+        elif {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+
+
+def read(folder, page="suites/digits.html"):
+    return (folder / page).read_text(encoding="utf-8")
+
+
+def digests(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return synthetic.make_rows(SUITE)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return synthetic.make_rows(TINY)
+
+
+@pytest.fixture(scope="module")
+def site(rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site") / "out"
+    empty = synthetic.make_suite("cifar10", title="CIFAR-10")
+    assert build_site(rows, [SUITE, empty], folder, sources=SOURCES) == folder / "index.html"
+    return folder
+
+
+def build(rows, tmp_path, suites=(SUITE,)):
+    build_site(rows, suites, tmp_path / "out", sources=SOURCES)
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("page", ["index.html", "suites/digits.html", "suites/cifar10.html"])
+def test_pages_are_well_formed_and_self_contained(site, page):
+    parsed = Page(read(site, page))
+
+    ids = [attrs["id"] for _, attrs in parsed.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert [tag for tag, _ in parsed.tags].count("h1") == 1
+    levels = [int(tag[1]) for tag, _ in parsed.tags if re.fullmatch("h[1-6]", tag)]
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert all("scope" in attrs for tag, attrs in parsed.tags if tag == "th")
+    assert all(attrs.get("style") is None for _, attrs in parsed.tags)
+    loaded = [
+        attrs.get("src") or attrs["href"]
+        for tag, attrs in parsed.tags
+        if tag in ("script", "link", "img") and attrs.get("type") != "application/json"
+    ]
+    for address in loaded + [link for link in parsed.links if not link.startswith("http")]:
+        name, _, anchor = address.partition("#")
+        target = (site / page).parent / name if name else site / page
+        assert target.is_file(), address
+        if anchor:
+            assert f'id="{anchor}"' in target.read_text(encoding="utf-8")
+    policy = next(a["content"] for t, a in parsed.tags if t == "meta" and "Content-Security" in a.get("http-equiv", ""))
+    assert "default-src 'none'" in policy
+    assert "unsafe-eval" not in policy
+    assert "connect-src 'none'" in policy
+
+
+def test_every_number_of_the_ranking_is_the_statistics_own(site, rows):
+    areas = area_under_curve(rows)
+    by = ("suite", "granularity", "criterion")
+    summary = summarise(areas, by)
+    by_shots = summarise(areas, (*by, "shots")).set_index(["granularity", "criterion", "shots"])["a_pr_mean"]
+    shown = [table for table in Page(read(site)).tables if table[0][0].strip() == "rank"]
+
+    assert len(shown) == 3
+    for granularity, table in zip(("filters", "neurons", "heads"), shown, strict=True):
+        expected = summary.loc[summary["granularity"] == granularity]
+        assert len(table) == len(expected) + 1
+        for cells, line in zip(table[1:], expected.itertuples(index=False), strict=True):
+            name = line.criterion
+            assert [cell.strip() for cell in cells] == [
+                str(line.rank),
+                name,
+                *synthetic.CRITERIA[name][:2],
+                f"{100 * line.a_pr_mean:.2f}",
+                f"{100 * line.a_pr_low:.2f} to {100 * line.a_pr_high:.2f}",
+                *(f"{100 * by_shots[granularity, name, shots]:.2f}" for shots in (1, 10)),
+                f"{line.auc_trapz_mean:.4f}",
+                f"{100 * line.top_pr_mean:.1f}",
+                "3",
+            ]
+
+
+def test_table_by_network_shows_the_unpruned_accuracy(site, rows):
+    table = next(t for t in Page(read(site)).tables if t[-1] and t[-1][0].strip() == "unpruned accuracy")
+    areas = area_under_curve(rows)
+    unpruned = areas.groupby("model")["unpruned"].first()
+
+    assert [cell.strip() for cell in table[-1][1:]] == [
+        f"{100 * unpruned[model]:.2f}" for model in ("digits_resnet", "digits_vgg")
+    ]
+
+
+def test_charts_hold_the_statistics_own_numbers(site, rows):
+    payloads = [json.loads(text) for text in Page(read(site)).json]
+    expected = curves(rows, ("granularity", "model", "criterion", "shots"))
+    drawn = [p["spec"]["datasets"]["points"] for p in payloads if "threshold" in p["spec"]["datasets"]]
+
+    assert len(payloads) == 7
+    assert sum(map(len, drawn)) == len(expected)
+    part = expected.loc[(expected["granularity"] == "filters") & (expected["model"] == "digits_resnet")]
+    for point, line in zip(drawn[0], part.itertuples(index=False), strict=True):
+        assert (point["criterion"], point["shots"], point["rate"]) == (line.criterion, line.shots, line.rate)
+        assert (point["mean"], point["low"], point["high"]) == pytest.approx((line.mean, line.low, line.high), abs=1e-6)
+    for payload in payloads:
+        spec = payload["spec"]
+        assert not re.search("https?:", json.dumps(spec).replace(spec["$schema"], ""))
+        names = {point["criterion"] for point in spec["datasets"]["points"]}
+        assert len(payload["colours"]["light"]) == len(payload["colours"]["dark"]) == len(names)
+
+
+def test_jobs_without_a_result_are_listed_with_their_number(site):
+    text = read(site)
+
+    assert "18 of 132 jobs have no result" in text
+    table = next(t for t in Page(text).tables if t[0][-1] == "reason")
+    assert ["bn_scale", "digits_vit", "heads", "unsupported", "3", "the network has no batch norm"] in table
+
+
+def test_download_holds_every_row_as_it_was(site, rows):
+    read_back = pd.read_csv(site / "data" / "digits.csv", keep_default_na=False, na_values=[""])
+    order = ["key", "shots", "rate"]
+
+    assert list(read_back.columns) == [column.name for column in COLUMNS]
+    expected = rows.sort_values(order, ignore_index=True)
+    pd.testing.assert_series_equal(
+        read_back.sort_values(order, ignore_index=True)["top1"], expected["top1"].astype(float), check_exact=True
+    )
+    assert ",10.0," not in (site / "data" / "digits.csv").read_text(encoding="utf-8")
+
+
+def test_equal_input_gives_equal_bytes_in_any_order_of_rows(site, rows, tmp_path):
+    suites = [SUITE, synthetic.make_suite("cifar10", title="CIFAR-10")]
+    build_site(rows.sample(frac=1, random_state=1), suites, tmp_path / "again", sources=SOURCES)
+
+    assert digests(tmp_path / "again") == digests(site)
+
+
+def test_names_of_others_are_only_ever_text(tmp_path):
+    suite = synthetic.make_suite(seeds=(0, 1), shots=(1, 10), criteria=("taylor", HOSTILE))
+    rows = synthetic.make_rows(suite)
+    text_columns = [
+        "dataset",
+        "criterion_family",
+        "criterion_needs",
+        "criterion_source",
+        "parameters",
+        "device",
+        "commit",
+        "torch",
+        "model_family",
+        "time_utc",
+    ]
+    rows[text_columns] = HOSTILE
+    rows.loc[rows["model"] == "digits_vit", "model"] = HOSTILE
+    failed = synthetic.job_values(suite, "digits_vgg", "filters", "slow", 0) | {"status": "failed", "reason": HOSTILE}
+    rows = pd.concat([rows, synthetic.table([failed])], ignore_index=True)
+    build_site(rows, [suite], tmp_path / "out", sources={"digits": HOSTILE})
+
+    for page in ("index.html", "suites/digits.html"):
+        text = read(tmp_path / "out", page)
+        parsed = Page(text)
+        assert "<img src=x" not in text
+        assert (
+            "49" not in re.sub(r"<script.*?</script>", "", text, flags=re.S).replace("{{ 7*7 }}", "").split("x49")[1:]
+        )
+        assert not any("onerror" in attrs for _, attrs in parsed.tags)
+        assert all(name.startswith(("#", "../", "suites/", "index.html")) for name in parsed.links)
+    names = {point["criterion"] for text in parsed.json for point in json.loads(text)["spec"]["datasets"]["points"]}
+    assert names == {"taylor", HOSTILE}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "javascript:alert(1)",
+        "data:text/html,x",
+        "10.1234/5",
+        "",
+        "http://",
+        "https://[x",
+        "https://a b",
+        "https://a\n",
+        " https://a",
+        "//a",
+        "JavaScript:alert(1)//https://a",
+    ],
+)
+def test_only_web_addresses_become_links(source):
+    assert web_link(source) is None
+
+
+def test_sources_that_are_web_addresses_are_links(site):
+    assert web_link("https://arxiv.org/abs/2408.12568") == "https://arxiv.org/abs/2408.12568"
+    assert "https://arxiv.org/abs/2408.12568" in Page(read(site)).links
+
+
+def test_json_in_a_page_survives_any_string():
+    value = {"a": HOSTILE + "\u2029<!--<script>"}
+    text = str(embed_json(value))
+
+    assert not set("<>&\u2028\u2029") & set(text)
+    assert json.loads(text) == value
+
+
+def test_colours_are_stable_and_differ(rows):
+    first = styles(rows)
+    fewer = styles(rows.loc[rows["model"] == "digits_vgg"].iloc[::-1])
+
+    assert first == fewer
+    assert len({(style.light, style.dash) for style in first}) == len(first)
+    assert len({(style.dark, style.dash) for style in first}) == len(first)
+
+
+def test_many_members_of_a_family_still_differ():
+    table = pd.DataFrame({"criterion": [f"c{i:02}" for i in range(16)], "criterion_family": "weights"})
+
+    assert len({(style.light, style.dash) for style in styles(table)}) == 16
+
+
+def test_site_without_results_names_the_command(tmp_path):
+    folder = build(synthetic.table([]), tmp_path)
+
+    for page in ("index.html", "suites/digits.html"):
+        Page(read(folder, page))
+        assert "pruneboard run digits" in read(folder, page)
+    assert not list((folder / "data").iterdir())
+
+
+def test_site_without_suites_is_a_page(tmp_path):
+    folder = build(synthetic.table([]), tmp_path, suites=())
+
+    assert "pruneboard list suites" in read(folder, "index.html")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seeds": (0,)},
+        {"shots": (5,)},
+        {"criteria": ("taylor",)},
+        {"seeds": (0,), "shots": (1,), "criteria": ("random",)},
+    ],
+)
+def test_small_grids_give_sensible_pages(tmp_path, changes):
+    suite = synthetic.make_suite(**{"seeds": (0, 1), "shots": (1, 5)} | changes)
+    build_site(synthetic.make_rows(suite), [suite], tmp_path / "out", sources=SOURCES)
+    text = read(tmp_path / "out")
+    parsed = Page(text)
+
+    assert not re.search(r"\bnan\b", text, flags=re.I)
+    assert ("one seed" in text) == (len(suite.seeds) == 1)
+    assert len(parsed.json) == (4 if len(suite.shots) == 1 else 7)
+    assert all('"bands"' not in text for text in parsed.json) == (len(suite.seeds) == 1)
+
+
+def test_only_failures_give_a_page_with_the_reasons(tmp_path):
+    failed = synthetic.job_values(SUITE, "digits_vgg", "filters", "taylor", 0)
+    folder = build(synthetic.table([failed | {"status": "failed", "reason": "out of memory"}]), tmp_path)
+    text = read(folder)
+
+    assert "No job has a result yet" in text
+    assert "out of memory" in text
+    assert Page(text).json == []
+    assert 'href="suites/digits.html#problems"' in read(folder, "index.html")
+    Page(read(folder, "index.html"))
+
+
+def test_incomplete_criteria_are_shown_without_a_rank(rows, tmp_path):
+    lacking = (rows["criterion"] == "lrp_epsilon_plus") & (rows["model"] == "digits_vgg") & (rows["seed"] == 1)
+    table = Page(read(build(rows.loc[~lacking], tmp_path))).tables[0]
+
+    assert [cell.strip() for cell in table[-1][:2]] == ["–", "lrp_epsilon_plus10 of 12 cells"]
+
+
+def test_rows_of_another_version_and_dirty_code_are_said_to_be_so(tiny, tmp_path):
+    text = read(build(tiny.assign(clean=False), tmp_path, suites=[synthetic.make_suite(version=2)]))
+
+    assert "measured under another version of the suite" in text
+    assert "measured with uncommitted changes" in text
+    assert "with uncommitted changes" in text.partition('id="provenance"')[2]
+
+
+def test_provenance_names_data_weights_code_and_versions(site):
+    text = read(site).partition('id="provenance"')[2]
+
+    for fact in (
+        SUITE.digest,
+        synthetic.digest("data"),
+        synthetic.digest("digits_vgg"),
+        "450",
+        "2.9.0",
+        "3.11.7",
+        "commit 0123456789abcdef0123456789abcdef01234567, clean",
+        "2026-05-01T10:00:00Z to 2026-05-03",
+    ):
+        assert fact in text
+
+
+def test_a_failed_build_leaves_the_old_site(tiny, tmp_path):
+    folder = build(tiny, tmp_path)
+    before = digests(folder)
+
+    with pytest.raises(TableError):
+        build(pd.concat([tiny, tiny], ignore_index=True), tmp_path)
+    assert digests(folder) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_failed_swap_puts_the_old_site_back(tiny, tmp_path, monkeypatch):
+    folder = build(tiny, tmp_path)
+    before = digests(folder)
+    rename = Path.rename
+
+    def refuse(self, target):
+        if self.name == "site":
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(
+        SiteError, match=r"must be writable, but .* is not: No space left on device; name another folder"
+    ):
+        build(tiny, tmp_path)
+    assert digests(folder) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_site_is_replaced_as_a_whole(tiny, tmp_path):
+    folder = build(tiny, tmp_path)
+    (folder / "suites" / "gone.html").write_text("old", encoding="utf-8")
+    build(tiny, tmp_path)
+
+    assert not (folder / "suites" / "gone.html").exists()
+    assert (folder / "suites" / "digits.html").is_file()
+
+
+def test_a_folder_of_someone_else_is_refused(tiny, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("all my work", encoding="utf-8")
+
+    with pytest.raises(
+        SiteError, match=r"may only replace an empty folder or an earlier site, but .* holds other files"
+    ):
+        build(tiny, tmp_path)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "out").mkdir()
+
+    assert (build(synthetic.table([]), tmp_path) / "index.html").is_file()
+
+
+def test_a_file_or_a_folder_inside_a_file_is_refused(tmp_path):
+    (tmp_path / "out").write_text("x", encoding="utf-8")
+
+    with pytest.raises(SiteError, match=r"must go into a folder, but .* is a file; name another folder"):
+        build(synthetic.table([]), tmp_path)
+    with pytest.raises(SiteError, match=r"must be writable, but .* is not: .*; name another folder"):
+        build(synthetic.table([]), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["../up", "A", "a b", "", "index.html"])
+def test_suites_that_cannot_be_file_names_are_refused(tmp_path, name):
+    with pytest.raises(SiteError, match="must be lower_snake"):
+        build(synthetic.table([]), tmp_path, suites=[synthetic.make_suite(name)])
+
+
+def test_rows_suites_and_sources_must_fit_together(tiny, tmp_path):
+    with pytest.raises(SiteError, match="must belong to a given suite, got rows of 'digits'"):
+        build(tiny, tmp_path, suites=[])
+    with pytest.raises(SiteError, match=r"`sources` must say .* lacks `digits`"):
+        build_site(tiny, [SUITE], tmp_path / "out", sources={})
+    with pytest.raises(SiteError, match="each suite must be given once, got `digits` 2 times"):
+        build(tiny, tmp_path, suites=[SUITE, SUITE])
+    with pytest.raises(SiteError, match="must have every column of the schema, but `torch` is missing"):
+        build(tiny.drop(columns="torch"), tmp_path)
+    with pytest.raises(SiteError, match=r"`granularity` must be one of .* got 'blocks'"):
+        build(tiny.assign(granularity="blocks"), tmp_path)
+
+
+def test_templates_escape_and_refuse_unknown_names():
+    environment = pages._environment()
+
+    assert environment.autoescape is True
+    assert environment.from_string("{{ x }}").render(x="<b>") == "&lt;b&gt;"
+    with pytest.raises(Exception, match="'y' is undefined"):
+        environment.from_string("{{ y }}").render()
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_rows_take_less_than_ten_seconds_of_processor_time(tmp_path):
+    suite = synthetic.make_suite(seeds=tuple(range(27)))
+    rows = synthetic.make_rows(suite)
+    assert len(rows) > 100_000
+
+    start = time.process_time()
+    build_site(rows, [suite], tmp_path / "out", sources=SOURCES)
+    assert time.process_time() - start < 10
+
+
+def printed(renderable, width=170):
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def test_terminal_shows_the_same_numbers(rows):
+    text = printed(terminal_table(rows, SUITE))
+    summary = summarise(area_under_curve(rows), ("suite", "granularity", "criterion"))
+
+    for line in summary.itertuples(index=False):
+        assert f"{100 * line.a_pr_mean:.2f}" in text
+        assert f"{100 * line.a_pr_low:.2f} to {100 * line.a_pr_high:.2f}" in text
+    assert "18 of 132 jobs have no result" in text
+    assert "bn_scale on digits_vit (heads), 3 jobs unsupported: the network has no batch norm" in text
+
+
+def test_terminal_takes_no_markup_from_names():
+    suite = synthetic.make_suite(seeds=(0,), shots=(1,), criteria=("[red]x[/red]", "taylor"))
+    text = printed(terminal_table(synthetic.make_rows(suite), suite))
+
+    assert "[red]x[/red]" in text
+    assert "one seed" in text
+
+
+def test_terminal_without_results_names_the_command(rows):
+    other = synthetic.make_suite("cifar10")
+    failed = synthetic.job_values(SUITE, "digits_vgg", "filters", "taylor", 0) | {"status": "failed", "reason": "boom"}
+
+    assert "pruneboard run cifar10" in printed(terminal_table(rows, other))
+    assert "boom" in printed(terminal_table(synthetic.table([failed]), SUITE))

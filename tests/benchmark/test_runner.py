@@ -1,0 +1,209 @@
+import dataclasses
+import sys
+
+import pytest
+import torch
+from commands import PLUGINS, write_suite
+
+from pruneboard.benchmark import plugins, runner
+from pruneboard.benchmark.api import Batch, Context
+from pruneboard.benchmark.data import draw_reference, open_dataset
+from pruneboard.benchmark.errors import UnknownNameError
+from pruneboard.benchmark.ranking import n_removed
+from pruneboard.benchmark.runner import Workbench, run_job
+from pruneboard.benchmark.schema import Job
+from pruneboard.benchmark.suites import expand, load_suite
+from pruneboard.benchmark.units import find_layers, masked
+
+CPU = torch.device("cpu")
+TIMES = {"score_seconds", "score_peak_bytes", "job_seconds", "time_utc"}
+
+
+@pytest.fixture
+def suite(tmp_path):
+    path = write_suite(
+        tmp_path,
+        models={"digits_vgg": ["filters"], "digits_vit": ["neurons", "heads"]},
+        criteria=["random", "magnitude", "taylor", "activation", "bn_scale"],
+        seeds=[0, 1],
+    )
+    return load_suite(path)
+
+
+@pytest.fixture
+def misbehaving(monkeypatch):
+    """Put the misbehaving criterion where plugins are looked for, for this test only."""
+    import pruneboard.criteria
+
+    folder = PLUGINS / "pruneboard" / "criteria"
+    monkeypatch.setattr(pruneboard.criteria, "__path__", [*pruneboard.criteria.__path__, str(folder)])
+    plugins.criteria.cache_clear()
+    yield
+    plugins.criteria.cache_clear()
+    sys.modules.pop("pruneboard.criteria.misbehaving", None)
+
+
+def job_of(suite, criterion, model="digits_vgg", granularity="filters", seed=0) -> Job:
+    return Job(suite=suite, model=model, granularity=granularity, criterion=criterion, seed=seed)
+
+
+def numbers(rows) -> list[dict]:
+    """Rows without what no two runs share."""
+    return [{k: v for k, v in dataclasses.asdict(row).items() if k not in TIMES} for row in rows]
+
+
+def test_a_job_equals_a_slow_derivation_from_the_parts(suite):
+    """Reference images, scores, order, masks and accuracy by hand, one image set per number of shots."""
+    rows = run_job(job_of(suite, "taylor", seed=1), Workbench(CPU))
+    plugin, dataset = plugins.models().get("digits_vgg"), open_dataset("digits")
+    model, train, test = plugin.load(), dataset.split("train"), dataset.split("test")
+    images = plugin.normalise(test.images(size=(1, 8, 8)).float() / 255)
+    layers = find_layers(model, "filters", images[:1])
+    criterion = plugins.criteria().get("taylor")
+    assert [(row.shots, row.rate) for row in rows] == [(k, r) for k in suite.shots for r in suite.rates]
+    for shots in suite.shots:
+        chosen = draw_reference(train.labels, shots, 1)
+        assert sorted(train.labels[chosen]) == sorted(list(range(10)) * shots)
+        batch = Batch(
+            plugin.normalise(train.images(chosen, size=(1, 8, 8)).float() / 255), torch.from_numpy(train.labels[chosen])
+        )
+        scores = criterion.score(
+            Context(model=model, layers=layers, generator=torch.Generator(), data=batch, batch_size=3)
+        )
+        worst_first = sorted((float(value), name, i) for name, v in scores.items() for i, value in enumerate(v))
+        for rate in suite.rates:
+            removed = worst_first[: n_removed(rate, len(worst_first))]
+            masks = {layer.name: torch.ones(layer.n_units, dtype=torch.bool) for layer in layers}
+            for _, name, index in removed:
+                masks[name][index] = False
+            with torch.no_grad(), masked(model, layers, masks):
+                right = (model(images).argmax(1).numpy() == test.labels).mean()
+            row = next(row for row in rows if (row.shots, row.rate) == (shots, rate))
+            assert row.n_units_removed == len(removed)
+            assert row.top1 == pytest.approx(right, abs=2.5 / 599)
+
+
+def test_the_same_job_twice_gives_equal_rows(suite):
+    bench = Workbench(CPU)
+    for criterion in ("random", "taylor"):
+        job = job_of(suite, criterion, "digits_vit", "heads")
+        assert numbers(run_job(job, bench)) == numbers(run_job(job, Workbench(CPU)))
+
+
+def test_seeds_differ_and_rate_zero_is_the_unpruned_network(suite):
+    bench = Workbench(CPU)
+    first, second = (run_job(job_of(suite, "random", seed=seed), bench) for seed in (0, 1))
+
+    assert [row.top1 for row in first] != [row.top1 for row in second]
+    unpruned = {row.top1 for row in (*first, *second) if row.rate == 0}
+    assert len(unpruned) == 1
+    assert unpruned.pop() >= 0.97
+
+
+def test_data_free_scores_serve_every_number_of_shots(suite):
+    rows = run_job(job_of(suite, "magnitude"), Workbench(CPU))
+    by_shots = [[row.top1 for row in rows if row.shots == k] for k in suite.shots]
+
+    assert by_shots[0] == by_shots[1]
+
+
+def test_a_row_says_where_it_comes_from(suite):
+    row = run_job(job_of(suite, "taylor"), Workbench(CPU))[-1]
+
+    assert (row.suite, row.dataset, row.criterion_needs, row.status, row.reason) == (
+        "small",
+        "digits",
+        "labels",
+        "ok",
+        "",
+    )
+    assert row.parameters == '{"per_layer": "l2", "target": "loss"}'
+    assert row.suite_digest == suite.digest
+    assert row.n_units == 200
+    assert row.n_units_removed == 120
+    assert row.n_images == 599
+    assert 0 < row.params_left < row.params_total
+    assert 0 < row.macs_left < row.macs_total
+    assert row.score_seconds > 0
+    assert row.job_seconds > row.score_seconds
+    assert row.time_utc.endswith("+00:00")
+
+
+def test_what_a_criterion_declines_is_a_row_with_the_reason(suite):
+    (row,) = run_job(job_of(suite, "bn_scale", "digits_vit", "neurons"), Workbench(CPU))
+
+    assert (row.status, row.shots, row.rate, row.top1) == ("unsupported", None, None, None)
+    assert row.reason.startswith("needs a batch norm with a scale behind every layer; `blocks.0.mlp.fc1`")
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [
+        ("nan", "CriterionError: scores must be finite, but 1 of "),
+        ("shape", r"CriterionError: scores of `features.0` must be float32 \("),
+        ("missing", r"CriterionError: every layer and nothing else must be scored; missing: \['features.0'\]"),
+        ("changes_model", "CriterionError: a criterion must leave the model as it was, but features.0.weight changed"),
+        ("leaves_hook", "CriterionError: a criterion must leave the model as it was, but module `` changed"),
+        ("raises", r"ValueError: not today \(in `score`, line "),
+    ],
+)
+def test_a_misbehaving_criterion_is_a_failed_row_and_spoils_nothing(suite, misbehaving, way, reason):
+    bench = Workbench(CPU)
+    before = numbers(run_job(job_of(suite, "taylor"), bench))
+    (row,) = run_job(job_of(suite, f"bad_{way}"), bench)
+
+    assert row.status == "failed"
+    assert __import__("re").match(reason, row.reason), row.reason
+    assert numbers(run_job(job_of(suite, "taylor"), bench)) == before
+
+
+def test_a_criterion_that_declares_images_sees_no_labels(suite, misbehaving):
+    """Its scores would follow the labels; hidden ones are all -1, so two seeds give the same order."""
+    bench = Workbench(CPU)
+    first, second = (run_job(job_of(suite, "bad_labels", seed=seed), bench) for seed in (0, 1))
+
+    assert [row.top1 for row in first] == [row.top1 for row in second]
+
+
+def test_the_key_changes_with_everything_that_decides_the_result(suite, tmp_path, monkeypatch):
+    bench = Workbench(CPU)
+    job = job_of(suite, "taylor")
+    key = bench.key(job)
+    assert bench.key(job_of(suite, "taylor")) == key
+    other_suite = load_suite(write_suite(tmp_path, models={"digits_vgg": ["filters"]}, criteria=["taylor"], shots=[1]))
+    others = {
+        "seed": bench.key(job_of(suite, "taylor", seed=1)),
+        "criterion": bench.key(job_of(suite, "magnitude")),
+        "preset": bench.key(job_of(suite, "taylor_logit")),
+        "model": bench.key(job_of(suite, "taylor", "digits_resnet")),
+        "granularity": bench.key(job_of(suite, "taylor", "digits_vit", "heads")),
+        "suite": bench.key(job_of(other_suite, "taylor")),
+    }
+    monkeypatch.setattr(plugins, "criterion_digest", lambda _criterion: "0" * 64)
+    others["source"] = bench.key(job)
+    monkeypatch.undo()
+    monkeypatch.setattr(plugins, "criterion_parameters", lambda _criterion: {"target": "other"})
+    others["parameters"] = bench.key(job)
+    monkeypatch.undo()
+    monkeypatch.setattr(runner, "ENGINE_VERSION", 2)
+    others["engine"] = bench.key(job)
+    monkeypatch.undo()
+    model = plugins.models().get("digits_vgg")
+    changed = dataclasses.replace(model, weights=dataclasses.replace(model.weights, digest="0" * 64))
+    with monkeypatch.context() as patch:
+        patch.setitem(plugins.models()._plugins, "digits_vgg", changed)
+        others["weights"] = bench.key(job)
+    other_data = Workbench(CPU)
+    monkeypatch.setattr(other_data, "dataset", lambda _job: type("Other", (), {"digest": "0" * 64}))
+    others["data"] = other_data.key(job)
+
+    assert key not in others.values()
+    assert len(set(others.values())) == len(others)
+
+
+def test_jobs_of_names_that_do_not_exist_are_refused(suite):
+    with pytest.raises(UnknownNameError, match=r"no criterion `tailor`\. Did you mean `taylor`"):
+        run_job(job_of(suite, "tailor"), Workbench(CPU))
+    with pytest.raises(UnknownNameError, match="no model `digits_vg`"):
+        run_job(job_of(suite, "taylor", "digits_vg"), Workbench(CPU))
+    assert len(expand(suite)) == 30

@@ -1,0 +1,174 @@
+import dataclasses
+import os
+import subprocess
+import sys
+import textwrap
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pruneboard.benchmark.errors import StoreError
+from pruneboard.benchmark.schema import COLUMNS
+from pruneboard.benchmark.store import ResultsStore, RunStore, atomic_file
+from rows import job_rows
+
+KEY, OTHER = "1" * 64, "2" * 64
+
+
+def as_records(rows) -> list[dict]:
+    """Compare tables by value: missing values become None."""
+    if isinstance(rows, pd.DataFrame):
+        table = rows.astype(object).where(rows.notna(), None)
+        return table.to_dict("records")
+    return [dataclasses.asdict(row) for row in rows]
+
+
+def test_rows_come_back_exactly_from_parquet_and_from_csv(tmp_path):
+    rows = job_rows(key=KEY) + job_rows(
+        key=OTHER, criterion="lrp", status="unsupported", reason='no "rule", sorry\n; <b>'
+    )
+    runs = RunStore(tmp_path / "runs")
+    runs.save(rows[:-1])
+    runs.save(rows[-1:])
+    expected = sorted(as_records(rows), key=lambda r: (r["criterion"], r["shots"] or 0, r["rate"] or 0))
+
+    read = runs.read("digits")
+    assert as_records(read) == expected
+    assert list(read.columns) == [column.name for column in COLUMNS]
+    results = ResultsStore(tmp_path / "results")
+    paths = results.write(read)
+    assert [path.name for path in paths] == ["lrp.csv", "lrp.jobs.csv", "taylor.csv", "taylor.jobs.csv"]
+    pd.testing.assert_frame_equal(results.read("digits"), read)
+
+
+def test_published_tables_are_the_same_bytes_each_time(tmp_path):
+    runs = RunStore(tmp_path / "runs")
+    runs.save(job_rows(key=KEY))
+    first = [path.read_bytes() for path in ResultsStore(tmp_path / "a").write(runs.read("digits"))]
+    second = [path.read_bytes() for path in ResultsStore(tmp_path / "b").write(runs.read("digits"))]
+
+    assert first == second
+
+
+def test_status_knows_what_is_done(tmp_path):
+    runs = RunStore(tmp_path)
+    assert runs.status("digits", KEY) is None
+    path = runs.save(job_rows(key=KEY))
+    assert runs.status("digits", KEY) == "ok"
+    # Another key that shares the file name's digits is not this job.
+    assert runs.status("digits", KEY[:16] + "9" * 48) is None
+    path.write_bytes(path.read_bytes()[:-20])
+    assert runs.status("digits", KEY) is None
+    runs.save(job_rows(key=OTHER, status="failed", reason="NaN"))
+    assert runs.status("digits", OTHER) == "failed"
+    assert runs.suites() == ("digits",)
+
+
+def test_the_newest_job_of_a_cell_counts(tmp_path):
+    runs = RunStore(tmp_path)
+    runs.save(job_rows(key=KEY, time_utc="2026-01-02T00:00:00+00:00"))
+    runs.save(job_rows(key=OTHER, time_utc="2026-01-03T00:00:00+00:00", criterion_version=2))
+    runs.save(job_rows(key="3" * 64, time_utc="2026-01-01T00:00:00+00:00", seed=1))
+    runs.save(job_rows(key="4" * 64, time_utc="2026-01-01T00:00:00+00:00", data_digest="0" * 64))
+
+    assert set(runs.read("digits")["key"]) == {OTHER, "3" * 64, "4" * 64}
+
+
+def test_an_empty_folder_is_an_empty_table(tmp_path):
+    for store in (RunStore(tmp_path / "none"), ResultsStore(tmp_path / "none")):
+        rows = store.read("digits")
+        assert rows.empty
+        assert list(rows.columns) == [column.name for column in COLUMNS]
+        assert store.suites() == ()
+
+
+def test_damaged_and_foreign_files_are_refused_by_name(tmp_path):
+    runs = RunStore(tmp_path)
+    path = runs.save(job_rows(key=KEY))
+    whole = path.read_bytes()
+    for damage in (whole[:-20], whole[: len(whole) // 2], b"", b"not parquet at all"):
+        path.write_bytes(damage)
+        with pytest.raises(StoreError, match=r"must be a complete Parquet file, but `.*1111\.parquet` is damaged"):
+            runs.read("digits")
+    pq.write_table(pa.table({"a": [1]}), path)
+    with pytest.raises(StoreError, match="must have schema version 1, but .* has none"):
+        runs.read("digits")
+    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({"pruneboard_schema": "1"}), path)
+    with pytest.raises(StoreError, match="must have every column of the schema, but .* lacks .*'suite'"):
+        runs.read("digits")
+    newer = pq.read_table(pa.BufferReader(whole)).replace_schema_metadata({"pruneboard_schema": "99"})
+    pq.write_table(newer, path)
+    with pytest.raises(StoreError, match="must have schema version 1, but .* has 99"):
+        runs.read("digits")
+
+
+def test_broken_published_tables_are_refused_by_name(tmp_path):
+    runs, results = RunStore(tmp_path / "runs"), ResultsStore(tmp_path / "results")
+    runs.save(job_rows(key=KEY))
+    points, jobs = results.write(runs.read("digits"))
+    good = {path: path.read_text() for path in (points, jobs)}
+
+    def refused(path, text, message):
+        path.write_text(text)
+        with pytest.raises(StoreError, match=message) as caught:
+            results.read("digits")
+        assert path.name in str(caught.value)
+        path.write_text(good[path])
+
+    refused(points, good[points].replace("1111", "9999"), "every point must belong to a job")
+    refused(points, good[points].replace("599", "many"), "must be a CSV file of known columns")
+    refused(jobs, good[jobs].replace("\n1,", "\n2,"), "must have schema version 1, but .* has 2")
+    refused(jobs, "", "must be a CSV file of known columns")
+    points.unlink()
+    with pytest.raises(StoreError, match="must be a CSV file of known columns"):
+        results.read("digits")
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_rest(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_file(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_one_message_and_keeps_the_finished_files(tmp_path):
+    """The kernel refuses to grow the file, as it does on a full disk; SIGXFSZ is ignored so that write() fails."""
+    program = textwrap.dedent(
+        f"""
+        import resource, signal, sys
+        sys.path.insert(0, {os.path.dirname(__file__)!r} + "/../support")
+        from rows import job_rows
+        from pruneboard.benchmark.errors import StoreError
+        from pruneboard.benchmark.store import RunStore
+        store = RunStore(__import__("pathlib").Path({str(tmp_path)!r}))
+        store.save(job_rows(key="1" * 64))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        try:
+            store.save(job_rows(key="2" * 64))
+        except StoreError as error:
+            print(error)
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert "must be writable, but" in done.stdout
+    assert "free space or choose another folder" in done.stdout
+    assert [path.name for path in (tmp_path / "digits").iterdir()] == ["1" * 16 + ".parquet"]
+    assert len(RunStore(tmp_path).read("digits")) == 6
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_any_work(tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    with pytest.raises(
+        StoreError, match=r"`.*file/runs/.pruneboard-run` must be writable, but .*choose another folder"
+    ):
+        RunStore(blocker / "runs").prepare()
+    RunStore(tmp_path / "fine").prepare()

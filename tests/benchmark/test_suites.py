@@ -1,0 +1,136 @@
+from pathlib import Path
+
+import pytest
+
+from pruneboard.benchmark.errors import SuiteError, UnknownNameError
+from pruneboard.benchmark.suites import expand, load_suite, suite_names, suite_path
+
+DIGITS = suite_path("digits")
+
+
+@pytest.fixture
+def edited(tmp_path):
+    """Return a function that writes digits.toml with one text replaced and gives its path."""
+
+    def edit(old: str, new: str, name: str = "digits.toml") -> Path:
+        text = DIGITS.read_text()
+        assert text.count(old) >= 1
+        path = tmp_path / name
+        path.write_text(text.replace(old, new, 1))
+        return path
+
+    return edit
+
+
+def test_digits_has_the_grid_of_the_issue():
+    suite = load_suite(DIGITS)
+
+    assert suite.rates == tuple(i / 20 for i in range(20))
+    assert suite.shots == (1, 2, 5, 10, 20)
+    assert len(suite.seeds) == 5
+    assert {m.name: m.granularities for m in suite.models} == {
+        "digits_vgg": ("filters",),
+        "digits_resnet": ("filters",),
+        "digits_vit": ("neurons", "heads"),
+    }
+
+
+def test_expand_is_the_product_of_the_grid_once_each():
+    suite = load_suite(DIGITS)
+    jobs = expand(suite)
+    cells = {(job.model, job.granularity, job.criterion, job.seed) for job in jobs}
+
+    assert len(jobs) == len(cells) == 4 * len(suite.criteria) * 5
+    some = expand(suite, models=["digits_vit"], criteria=["taylor"])
+    assert {(job.model, job.granularity, job.criterion) for job in some} == {
+        ("digits_vit", "neurons", "taylor"),
+        ("digits_vit", "heads", "taylor"),
+    }
+
+
+def test_every_suite_that_ships_loads():
+    assert {"digits", "cifar10"} <= set(suite_names())
+    for name in suite_names():
+        assert load_suite(suite_path(name)).name == name
+
+
+def test_digest_follows_what_decides_a_result_and_nothing_else(edited):
+    before = load_suite(DIGITS).digest
+    for old, new in (
+        ("version = 1", "version = 2"),
+        ("shots = [1, 2, 5, 10, 20]", "shots = [1, 2, 5, 10]"),
+        ("0.9, 0.95]", "0.9]"),
+        ('scope = "global"', 'scope = "layer"'),
+        ('evaluation_split = "test"', 'evaluation_split = "train"'),
+    ):
+        assert load_suite(edited(old, new)).digest != before, new
+    for old, new in (
+        ('    "bn_scale",\n', ""),
+        ("seeds = [0, 1, 2, 3, 4]", "seeds = [0, 1]"),
+        ('title = "Handwritten digits"', 'title = "Digits"'),
+        ('digits_vit = ["neurons", "heads"]', ""),
+    ):
+        assert load_suite(edited(old, new)).digest == before, new
+
+
+def test_unknown_names_say_the_nearest():
+    with pytest.raises(
+        UnknownNameError, match=r"there is no suite `digit`\. Did you mean `digits`\? Known: cifar10, dig"
+    ):
+        suite_path("digit")
+    suite = load_suite(DIGITS)
+    with pytest.raises(
+        UnknownNameError, match=r"there is no criterion in suite `digits`: `tailor`\. Did you mean `taylor`"
+    ):
+        expand(suite, criteria=["tailor"])
+    with pytest.raises(
+        UnknownNameError, match=r"there is no model in suite `digits`: `digits_vg`\. Did you mean `digits_vgg"
+    ):
+        expand(suite, models=["digits_vg"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("format = 1", "format = 2", "`format` must be 1, the only one this version reads, got 2"),
+        ("version = 1", "version = 0", r"`version` must be increasing whole numbers, each at least 1, got \[0\]"),
+        ("version = 1", 'version = "1"', "`version` must be increasing whole numbers"),
+        ('title = "Handwritten digits"', 'title = " "', "`title` must be a text that is not empty, got ' '"),
+        ('name = "one_shot"', 'name = "two_shot"', "`protocol.name` must be one of .*, got 'two_shot'"),
+        ('scope = "global"', 'scope = "galactic"', "`protocol.scope` must be one of .*, got 'galactic'"),
+        (
+            "rates = [0.0, 0.05",
+            "rates = [0.05",
+            r"`grid.rates` must be increasing numbers in \[0, 1\) that begin with 0",
+        ),
+        ("0.9, 0.95]", "0.9, 1.0]", r"`grid.rates` must be increasing numbers in \[0, 1\)"),
+        ("0.9, 0.95]", "0.9, nan]", r"`grid.rates` must be increasing numbers in \[0, 1\)"),
+        ("rates = [0.0, 0.05", "rates = [0.0, 0.0", "`grid.rates` must be increasing"),
+        ("shots = [1, 2", "shots = [0, 2", "`grid.shots` must be increasing whole numbers, each at least 1"),
+        ("shots = [1, 2", "shots = [true, 2", "`grid.shots` must be increasing whole numbers"),
+        ("shots = [1, 2, 5, 10, 20]", "shots = []", "`grid.shots` must be increasing whole numbers"),
+        ("seeds = [0, 1", "seeds = [1, 1", "`grid.seeds` must be increasing"),
+        ('    "random",\n', '    "random",\n    "random",\n', "`grid.criteria` must be a list of distinct names"),
+        ("criteria = [", "criterion = [", r"there is no field `grid.criterion` in .*Did you mean `criteria`\?"),
+        ('reference_split = "train"\n', "", "the field `data.reference_split` is missing"),
+        ('digits_vgg = ["filters"]', 'digits_vgg = ["kernels"]', "`models.digits_vgg` must be a list of some of"),
+        ('digits_vgg = ["filters"]', 'digits_vgg = "filters"', "`models.digits_vgg` must be a list of some of"),
+        ("[data]", "[data", "must be valid TOML"),
+    ],
+)
+def test_a_broken_suite_file_is_refused_with_its_field(edited, old, new, message):
+    path = edited(old, new)
+    with pytest.raises(SuiteError, match=message) as caught:
+        load_suite(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_that_is_missing_misnamed_or_no_text_is_refused(edited, tmp_path):
+    with pytest.raises(SuiteError, match="must be readable"):
+        load_suite(tmp_path / "nowhere.toml")
+    with pytest.raises(SuiteError, match="`name` must be the stem of its file, `other`, got 'digits'"):
+        load_suite(edited("version = 1", "version = 1", name="other.toml"))
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SuiteError, match="must be valid TOML"):
+        load_suite(binary)

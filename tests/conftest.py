@@ -1,0 +1,35 @@
+import os
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _shared(variable: str, folder: str) -> Path:
+    if named := os.environ.get(variable):
+        return Path(named.split(os.pathsep)[0])
+    beside = ROOT.parent / "shared" / folder
+    if not beside.is_dir():
+        pytest.skip(f"`{variable}` is not set, and there is no ../shared/{folder}")
+    return beside
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    return _shared("PRUNEBOARD_DATA", "data")
+
+
+@pytest.fixture(scope="session")
+def shared_weights() -> Path:
+    return _shared("PRUNEBOARD_WEIGHTS", "weights")
+
+
+@pytest.fixture(autouse=True)
+def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test meets the user's cache, the user's files, or the network."""
+    monkeypatch.setenv("PRUNEBOARD_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

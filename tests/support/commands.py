@@ -1,0 +1,94 @@
+"""Running the real command line on small suites."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PLUGINS = ROOT / "tests" / "support" / "plugins"
+
+
+def pruneboard(*arguments: object, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end and return what it printed."""
+    return subprocess.run(
+        _command(arguments), cwd=cwd, env=_environment(env), capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def start_pruneboard(*arguments: object, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start the command line in a process group of its own."""
+    return subprocess.Popen(
+        _command(arguments),
+        cwd=cwd,
+        env=_environment(env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def press_ctrl_c(process: "subprocess.Popen[str]") -> None:
+    """Do what a terminal does: interrupt the whole process group."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
+def wait_until(condition, seconds: float = 120) -> None:
+    """Poll until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError("the condition did not come true in time")
+        time.sleep(0.05)
+
+
+def write_suite(
+    folder: Path,
+    *,
+    models: Mapping[str, Sequence[str]],
+    criteria: Sequence[str],
+    seeds: Sequence[int] = (0,),
+    shots: Sequence[int] = (1, 2),
+    rates: Sequence[float] = (0.0, 0.3, 0.6),
+    name: str = "small",
+    datasets: Sequence[str] = ("digits",),
+) -> Path:
+    """Write a suite file and return its path."""
+    table = "\n".join(f"{model} = {list(granularities)}" for model, granularities in models.items())
+    path = folder / f"{name}.toml"
+    path.write_text(
+        f"""
+format = 1
+name = "{name}"
+version = 1
+title = "Small"
+description = "For tests."
+[data]
+datasets = {list(datasets)}
+reference_split = "train"
+evaluation_split = "test"
+[protocol]
+name = "one_shot"
+scope = "global"
+[grid]
+rates = {list(rates)}
+shots = {list(shots)}
+seeds = {list(seeds)}
+criteria = {list(criteria)}
+[models]
+{table}
+"""
+    )
+    return path
+
+
+def _command(arguments: Sequence[object]) -> list[str]:
+    return [sys.executable, "-m", "pruneboard.benchmark.cli", *map(str, arguments)]
+
+
+def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
+    return {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1", **(extra or {})}
