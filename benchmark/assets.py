@@ -84,7 +84,7 @@ def data_folders() -> tuple[Path, ...]:
 def _folders(variable: str) -> tuple[Path, ...]:
     folders = tuple(Path(part).expanduser() for part in os.environ.get(variable, "").split(os.pathsep) if part)
     for folder in folders:
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise AssetError(f"`{variable}` must name folders, but `{folder}` is none; correct it or unset it.")
     return folders
 
@@ -95,10 +95,24 @@ def is_file(path: Path) -> bool:
     Raises:
         AssetError: the place cannot be looked at.
     """
+    return stat.S_ISREG(_mode(path))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder at `path`.
+
+    Raises:
+        AssetError: the place cannot be looked at.
+    """
+    return stat.S_ISDIR(_mode(path))
+
+
+def _mode(path: Path) -> int:
+    """Return the kind and permissions of what is at `path`, 0 when nothing is."""
     try:
-        return stat.S_ISREG(path.stat().st_mode)
+        return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        return False
+        return 0
     except OSError as error:
         raise AssetError(f"`{path}` must be readable, but {_reason(error)}; correct its permissions.") from error
 

@@ -32,7 +32,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pruneboard.benchmark.assets import cache_folder, check_sha256, data_folders, download, file_sha256, is_file
+from pruneboard.benchmark.assets import (
+    cache_folder,
+    check_sha256,
+    data_folders,
+    download,
+    file_sha256,
+    is_file,
+    is_folder,
+)
 from pruneboard.benchmark.errors import AssetError, UnknownNameError
 from pruneboard.benchmark.schema import digest
 
@@ -220,7 +228,7 @@ class _Images:
         return [
             (path, label)
             for label, name in enumerate(self.classes)
-            for path in sorted((self.folder / name).glob("*"))
+            for path in (_entries(self.folder / name) if is_folder(self.folder / name) else ())
             if path.suffix.lower() in _SUFFIXES
         ]
 
@@ -447,7 +455,7 @@ def _places() -> str:
 
 
 def _locate(name: str) -> Path | None:
-    return next((folder / name for folder in _folders() if (folder / name).is_dir()), None)
+    return next((folder / name for folder in _folders() if is_folder(folder / name)), None)
 
 
 def _open_recorded(record: _Record, folder: Path) -> Dataset:
@@ -472,7 +480,7 @@ def _open_recorded(record: _Record, folder: Path) -> Dataset:
 
 
 def _open_folder(name: str, folder: Path) -> Dataset:
-    if files := sorted(folder.glob("*.parquet")):
+    if files := [path for path in _entries(folder) if path.suffix == ".parquet"]:
         shards = _shards(files)
         classes = _class_names(files[0])
         n_classes = len(classes) if classes else None
@@ -488,7 +496,14 @@ def _open_folder(name: str, folder: Path) -> Dataset:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [path for path in _entries(folder) if is_folder(path) and not path.name.startswith(".")]
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise AssetError(f"`{folder}` must be a readable folder, but {error}; correct its permissions.") from error
 
 
 def _shards(files: list[Path]) -> dict[str, tuple[Path, ...]]:

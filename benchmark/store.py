@@ -113,6 +113,17 @@ class RunStore:
         return tuple(sorted({path.parent.name for path in self.folder.glob("*/[!.]*.parquet")}))
 
 
+def points_and_jobs(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split rows into what differs from point to point and what all points of a job share, joined by `key`.
+
+    One wide table would repeat forty columns of provenance in every row. The points hold the first digits of the key.
+    """
+    typed = rows.astype({c.name: _PANDAS[c.kind] for c in COLUMNS})
+    jobs = typed[_JOB_COLUMNS].drop_duplicates("key").sort_values(["model", "granularity", "criterion", "seed"])
+    points = typed.loc[typed["status"] == "ok", ["key", *_POINT_COLUMNS]]
+    return points.assign(key=points["key"].str[:_KEY_DIGITS]), jobs
+
+
 class ResultsStore:
     """Published tables: `SUITE/CRITERION.csv` holds the points, `SUITE/CRITERION.jobs.csv` the jobs they belong to.
 
@@ -132,9 +143,7 @@ class ResultsStore:
         paths = []
         for (suite, criterion), part in rows.groupby(["suite", "criterion"], sort=True):
             base = self.folder / str(suite) / str(criterion)
-            jobs = part[_JOB_COLUMNS].drop_duplicates("key").sort_values(["model", "granularity", "seed"])
-            points = part[part["status"] == "ok"][["key", *_POINT_COLUMNS]].copy()
-            points["key"] = points["key"].str[:_KEY_DIGITS]
+            points, jobs = points_and_jobs(part)
             for table, path in ((points, base.with_suffix(".csv")), (jobs, base.with_suffix(".jobs.csv"))):
                 with atomic_file(path) as temporary:
                     table.to_csv(temporary, index=False, lineterminator="\n")

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, pad
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
 
 from pruneboard.benchmark.api import Model, Recipe
 from pruneboard.benchmark.assets import tensors_digest
@@ -131,45 +135,42 @@ def fit(
     """
     recipe = _recipe(model)
     generator = torch.Generator().manual_seed(recipe.seed)
-    n_steps = recipe.epochs * -(-len(pixels) // recipe.batch_size)
+    n_steps = recipe.epochs * math.ceil(len(pixels) / recipe.batch_size)
     images, labels = pixels.to(device).float() / 255, labels.to(device)
     started = time.perf_counter()
     with _one_thread(), _seeded(recipe.seed, device):
         network = model.build().to(device).train()
-        optimiser = torch.optim.AdamW(
-            network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=False
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, recipe.learning_rate, total_steps=n_steps, cycle_momentum=False
-        )
+        optimiser = AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        schedule = OneCycleLR(optimiser, recipe.learning_rate, total_steps=n_steps, cycle_momentum=False)
         for epoch in range(1, recipe.epochs + 1):
             loss_sum, n_right = 0.0, 0
-            for chosen in torch.randperm(len(images), generator=generator).split(recipe.batch_size):
-                shifted = random_shift(images[chosen.to(device)], recipe.max_shift, generator)
-                targets = labels[chosen.to(device)]
+            order = torch.randperm(len(images), generator=generator).to(device)
+            for chosen in torch.split(order, recipe.batch_size):
+                shifted = random_shift(images[chosen], recipe.max_shift, generator)
                 logits = network(model.normalise(shifted))
-                loss = nn.functional.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+                loss = cross_entropy(logits, labels[chosen], label_smoothing=recipe.label_smoothing)
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 schedule.step()
                 loss_sum += float(loss.detach()) * len(chosen)
-                n_right += int((logits.argmax(dim=1) == targets).sum())
-            step = TrainingStep(
-                epoch=epoch,
-                n_epochs=recipe.epochs,
-                loss=loss_sum / len(images),
-                top1=n_right / len(images),
-                learning_rate=float(optimiser.param_groups[0]["lr"]),
-                seconds=time.perf_counter() - started,
-            )
-            if not torch.isfinite(torch.tensor(step.loss)):
+                n_right += int((logits.argmax(dim=1) == labels[chosen]).sum())
+            if not math.isfinite(loss_sum):
                 raise ModelError(
-                    f"the loss must stay finite, but it is {step.loss} after epoch {epoch} of `{model.name}`; "
-                    "lower `learning_rate`."
+                    f"the training loss must be finite, but it is not in epoch {epoch} of `{model.name}`; lower the "
+                    f"recipe's `learning_rate`, {recipe.learning_rate}."
                 )
             if progress is not None:
-                progress(step)
+                progress(
+                    TrainingStep(
+                        epoch=epoch,
+                        n_epochs=recipe.epochs,
+                        loss=loss_sum / len(images),
+                        top1=n_right / len(images),
+                        learning_rate=float(optimiser.param_groups[0]["lr"]),
+                        seconds=time.perf_counter() - started,
+                    )
+                )
     return network.eval()
 
 
@@ -184,7 +185,7 @@ def random_shift(images: Tensor, max_shift: int, generator: torch.Generator) -> 
     if max_shift == 0:
         return images
     n_images, n_channels, height, width = images.shape
-    padded = nn.functional.pad(images, [max_shift] * 4)
+    padded = pad(images, [max_shift] * 4)
     offsets = torch.randint(2 * max_shift + 1, (2, n_images, 1), generator=generator).to(images.device)
     rows = offsets[0] + torch.arange(height, device=images.device)
     columns = offsets[1] + torch.arange(width, device=images.device)

@@ -51,7 +51,7 @@ def _rename(key: str) -> str:
     return key.replace("linear.", "fc.", 1) if key.startswith("linear.") else key
 
 
-def _model(n_blocks: int, checkpoint: str, sha256: str) -> Model:
+def _model(n_blocks: int, checkpoint: str, digest: str, sha256: str) -> Model:
     depth = 6 * n_blocks + 2
     return Model(
         name=f"cifar_resnet{depth}",
@@ -68,6 +68,7 @@ def _model(n_blocks: int, checkpoint: str, sha256: str) -> Model:
         std=(0.229, 0.224, 0.225),
         weights=Weights(
             file=f"cifar_resnet{depth}.safetensors",
+            digest=digest,
             sha256=sha256,
             url=f"{_URL}/{checkpoint}.th",
             url_sha256=checkpoint.rpartition("-")[2],
@@ -77,5 +78,15 @@ def _model(n_blocks: int, checkpoint: str, sha256: str) -> Model:
     )
 
 
-cifar_resnet20 = _model(3, "resnet20-12fca82f", "e69504a11fca90aff7e0c93356aca0dbf529359a8ecc096f8ce4c376b4c1825f")
-cifar_resnet56 = _model(9, "resnet56-4bfd9763", "76303a5b09d163e608657bb7a4fe30e8083e0f6277f1bd34d04874b52198d874")
+cifar_resnet20 = _model(
+    3,
+    checkpoint="resnet20-12fca82f",
+    digest="aeaf2e2b9592408bfb2540d44dba0be45785089ca0d34fa6f3244ec2100c6cbb",
+    sha256="e69504a11fca90aff7e0c93356aca0dbf529359a8ecc096f8ce4c376b4c1825f",
+)
+cifar_resnet56 = _model(
+    9,
+    checkpoint="resnet56-4bfd9763",
+    digest="dce0dac44d8731f6abea2119d32707b781f71d8090233d0fc69f89e2fdd95307",
+    sha256="76303a5b09d163e608657bb7a4fe30e8083e0f6277f1bd34d04874b52198d874",
+)

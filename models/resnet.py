@@ -4,10 +4,12 @@ Architecture: He et al. 2015, Deep Residual Learning for Image Recognition, arXi
 (Apache-2.0); the weights are our own.
 """
 
+from pathlib import Path
+
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
-from pruneboard.benchmark.api import Model, Recipe
+from pruneboard.benchmark.api import Model, Recipe, Weights
 
 _WIDTHS = (12, 24, 48)
 
@@ -36,13 +38,18 @@ digits_resnet = Model(
     input_size=(1, 8, 8),
     mean=(0.306,),
     std=(0.376,),
+    weights=Weights(
+        file="digits_resnet.safetensors",
+        digest="84464231b26742ee68ce35f7c0b8bcce373fd3430c0a1fa130facc88701a72de",
+        sha256="46ba5280c15b4a03139652f0324e92297b4951bd27ba707244849e84457d9adf",
+        package=Path(__file__).parent,
+    ),
     recipe=Recipe(
         dataset="digits",
-        epochs=30,
+        epochs=40,
         batch_size=64,
         learning_rate=0.01,
         weight_decay=0.05,
-        label_smoothing=0.0,
-        max_shift=1,
+        label_smoothing=0.1,
     ),
 )

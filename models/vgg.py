@@ -4,11 +4,13 @@ Architecture: Simonyan and Zisserman 2014, Very Deep Convolutional Networks, arX
 (Apache-2.0); the weights are our own.
 """
 
+from pathlib import Path
+
 from timm.layers import ClassifierHead
 from timm.models.vgg import VGG
 from torch import nn
 
-from pruneboard.benchmark.api import Model, Recipe
+from pruneboard.benchmark.api import Model, Recipe, Weights
 
 _WIDTHS = (12, 12, "M", 24, 24, "M", 64, 64)
 
@@ -39,13 +41,18 @@ digits_vgg = Model(
     input_size=(1, 8, 8),
     mean=(0.306,),
     std=(0.376,),
+    weights=Weights(
+        file="digits_vgg.safetensors",
+        digest="259ec3e2686f4ee4bef17f2f3f1f9f3e496653a9dd8d592337fa5b083d5f98dd",
+        sha256="1df8e9605c8e0dd6d8dd21162594d17dac766301ce99be19f3dc4e2dafcbf522",
+        package=Path(__file__).parent,
+    ),
     recipe=Recipe(
         dataset="digits",
-        epochs=30,
+        epochs=40,
         batch_size=64,
         learning_rate=0.01,
         weight_decay=0.05,
-        label_smoothing=0.0,
-        max_shift=1,
+        label_smoothing=0.1,
     ),
 )

@@ -4,10 +4,12 @@ Architecture: Dosovitskiy et al. 2020, An Image is Worth 16x16 Words, arXiv 2010
 (Apache-2.0); the weights are our own.
 """
 
+from pathlib import Path
+
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from pruneboard.benchmark.api import Model, Recipe
+from pruneboard.benchmark.api import Model, Recipe, Weights
 
 
 def _digits_vit() -> nn.Module:
@@ -29,13 +31,18 @@ digits_vit = Model(
     input_size=(1, 8, 8),
     mean=(0.306,),
     std=(0.376,),
+    weights=Weights(
+        file="digits_vit.safetensors",
+        digest="06ba9040432e8306127c649f0a90dbb20da02a7b9bd353890437f69da756263e",
+        sha256="81c651a76d45e3381f457180d2ae62ea32d489f40d90ee5686c850b278f5fdb9",
+        package=Path(__file__).parent,
+    ),
     recipe=Recipe(
         dataset="digits",
         epochs=60,
-        batch_size=64,
-        learning_rate=0.003,
-        weight_decay=0.05,
-        label_smoothing=0.0,
-        max_shift=1,
+        batch_size=32,
+        learning_rate=0.005,
+        weight_decay=0.5,
+        label_smoothing=0.1,
     ),
 )

@@ -18,6 +18,7 @@ from pruneboard.benchmark.render.charts import Chart, Style, family_class, rate_
 from pruneboard.benchmark.render.views import Estimate, Line, Section, SuiteView, view_suite
 from pruneboard.benchmark.schema import COLUMNS, Suite
 from pruneboard.benchmark.stats import curves
+from pruneboard.benchmark.store import points_and_jobs
 
 _SITE = Path(__file__).resolve().parents[2] / "site"
 _MARKER = ".pruneboard-site"
@@ -132,7 +133,7 @@ def _write(folder: Path, rows: pd.DataFrame, suites: Sequence[Suite], sources: M
         view = view_suite(part, suite, sources.get(suite.name, ""))
         views.append(view)
         if view.n_rows:
-            _write_csv(part, folder / "data" / f"{suite.name}.csv")
+            _write_tables(part, folder / "data", suite.name)
         page = environment.get_template("suite.html").render(
             view=view, suites=suites, figures=_figures(part, view, all_styles), root="../"
         )
@@ -174,13 +175,9 @@ def _figures(rows: pd.DataFrame, view: SuiteView, drawn: Sequence[Style]) -> tup
     return tuple(figures)
 
 
-def _write_csv(rows: pd.DataFrame, path: Path) -> None:
-    tidy = rows[[column.name for column in COLUMNS]].copy()
-    for column in COLUMNS:
-        # Empty cells turn a column of integers into floats; in the file they are integers again.
-        if column.kind is int:
-            tidy[column.name] = pd.to_numeric(tidy[column.name]).astype("Int64")
-    tidy.to_csv(path, index=False, lineterminator="\n")
+def _write_tables(rows: pd.DataFrame, folder: Path, suite: str) -> None:
+    for table, name in zip(points_and_jobs(rows), ("points", "jobs"), strict=True):
+        table.to_csv(folder / f"{suite}.{name}.csv", index=False, lineterminator="\n")
 
 
 def _environment() -> jinja2.Environment:

@@ -19,6 +19,7 @@ from pruneboard.benchmark.assets import (
     download,
     file_sha256,
     is_file,
+    is_folder,
     load_weights,
     tensors_digest,
 )
@@ -84,7 +85,7 @@ def served(tmp_path) -> Iterator[tuple[Path, str]]:
     folder = tmp_path / "served"
     folder.mkdir()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), lambda *args: Handler(*args, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield folder, f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -186,6 +187,8 @@ def test_is_file(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     assert is_file(tmp_path / "file")
     assert not is_file(tmp_path)
+    assert is_folder(tmp_path)
+    assert not is_folder(tmp_path / "file")
     assert not is_file(tmp_path / "none")
     assert not is_file(tmp_path / "file" / "below")
     with pytest.raises(AssetError, match=r"`.*/loop` must be readable, but .*; correct its permissions"):

@@ -1,0 +1,194 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from networks import GRANULARITIES, images, tiny_network
+from pruneboard.benchmark import evaluate
+from pruneboard.benchmark.evaluate import Accuracy, Evaluation, accuracy_curve, measure
+from pruneboard.benchmark.ranking import masks_at, rank
+from pruneboard.benchmark.units import find_layers
+
+RATES = [0.0, 0.1, 0.25, 0.5, 0.75, 0.95]
+KINDS = ("vgg", "resnet", "vit_neurons", "vit_heads")
+
+
+class Given(nn.Module):
+    """Answers with logits that are stored in the image."""
+
+    def forward(self, stored):
+        return stored.flatten(1)
+
+
+def _labels(n):
+    return torch.randint(10, (n,), generator=torch.Generator().manual_seed(6))
+
+
+def _evaluation(n=24, **options):
+    return Evaluation(images(n, seed=2), _labels(n), **options)
+
+
+def _ranked(kind, seed=3):
+    model = tiny_network(kind)
+    layers = find_layers(model, GRANULARITIES[kind], images(1))
+    generator = torch.Generator().manual_seed(seed)
+    scores = {layer.name: torch.rand(layer.n_units, generator=generator) for layer in layers}
+    return model, layers, rank(scores, "global", generator)
+
+
+def _slow_metrics(logits, labels):
+    """By sorting Python pairs; of equal logits the lowest class comes first."""
+    top1 = top5 = 0
+    entropies = []
+    for row, label in zip(logits.double().tolist(), labels.tolist(), strict=True):
+        order = sorted(range(len(row)), key=lambda c: (-row[c], c))
+        top1 += order[0] == label
+        top5 += label in order[:5]
+        entropies.append(math.log(math.fsum(math.exp(v - row[label]) for v in row)))
+    return top1 / len(labels), top5 / len(labels), math.fsum(entropies) / len(labels)
+
+
+def _zeroed(model, layers, masks, granularity):
+    pruned = copy.deepcopy(model)
+    with torch.no_grad():
+        for layer in layers:
+            tap = pruned.get_submodule(layer.tap)
+            for unit, kept in enumerate(masks[layer.name].tolist()):
+                if kept:
+                    continue
+                if granularity == "heads":
+                    tap.weight[:, 6 * unit : 6 * unit + 6] = 0
+                else:
+                    tap.weight[unit] = 0
+                    tap.bias[unit] = 0
+    return pruned
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_curve_is_that_of_copies_with_zeroed_weights(kind):
+    model, layers, ranking = _ranked(kind)
+    evaluation = _evaluation()
+    curve = accuracy_curve(model, layers, ranking, RATES, evaluation)
+    n_units = sum(layer.n_units for layer in layers)
+    entropies = []
+    for rate, point in zip(RATES, curve, strict=True):
+        masks = masks_at(ranking, rate)
+        pruned = _zeroed(model, layers, masks, GRANULARITIES[kind])
+        with torch.no_grad():
+            logits = torch.cat([pruned(image[None]) for image in evaluation.images])
+        top1, top5, entropy = _slow_metrics(logits, evaluation.labels)
+        assert (point.rate, point.top1, point.top5, point.n_images) == (rate, top1, top5, 24)
+        assert point.cross_entropy == pytest.approx(entropy, rel=1e-5)
+        assert point.n_units_removed == math.floor(round(rate * n_units, 6))
+        entropies.append(entropy)
+
+    assert len(set(entropies)) > 3
+    assert (
+        all(a.n_units_removed < b.n_units_removed for a, b in zip(curve, curve[1:], strict=False))
+        or kind == "vit_heads"
+    )
+    assert all(a.params_left >= b.params_left for a, b in zip(curve, curve[1:], strict=False))
+    assert all(a.macs_left >= b.macs_left for a, b in zip(curve, curve[1:], strict=False))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_point_is_the_unpruned_network_bit_for_bit_which_is_restored(kind):
+    model, layers, ranking = _ranked(kind)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    expected = measure(model, _evaluation())
+    point = accuracy_curve(model, layers, ranking, RATES, _evaluation())[0]
+
+    assert (point.top1, point.top5, point.cross_entropy) == (expected.top1, expected.top5, expected.cross_entropy)
+    assert point.params_left == sum(parameter.numel() for parameter in model.parameters())
+    assert measure(model, _evaluation()) == expected
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_metrics_by_hand_with_ties():
+    logits = torch.tensor(
+        [
+            [0.0, 2.0, 2.0, 1.0, 0.0, 0.0, 0.0],  # 1 and 2 tie: class 1 wins
+            [0.0, 2.0, 2.0, 1.0, 0.0, 0.0, 0.0],
+            [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],  # all equal: class 0 wins, the five best are 0 to 4
+            [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+            [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+            [9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0],
+        ]
+    )
+    labels = torch.tensor([1, 2, 0, 4, 5, 5])
+    accuracy = measure(Given(), Evaluation(logits, labels))
+    e, e2 = math.e, math.e**2
+    total = 4 + e + 2 * e2
+    last = math.log(math.fsum(math.exp(v) for v in range(3, 10))) - 4
+    entropy = (2 * (math.log(total) - 2) + 3 * math.log(7) + last) / 6
+
+    assert accuracy == Accuracy(2 / 6, 4 / 6, accuracy.cross_entropy, 6)
+    assert accuracy.cross_entropy == pytest.approx(entropy, rel=1e-7)
+    assert (accuracy.top1, accuracy.top5) == _slow_metrics(logits, labels)[:2]
+
+
+def test_fewer_than_five_classes():
+    accuracy = measure(Given(), Evaluation(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 0])))
+
+    assert (accuracy.top1, accuracy.top5) == (0.5, 1.0)
+
+
+def test_cross_entropy_of_confident_errors_does_not_overflow():
+    accuracy = measure(Given(), Evaluation(torch.tensor([[0.0, 1000.0]]), torch.tensor([0])))
+
+    assert accuracy.cross_entropy == 1000.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_batch_size_does_not_change_who_is_right(kind):
+    model, layers, ranking = _ranked(kind)
+    curves = [
+        accuracy_curve(model, layers, ranking, RATES, _evaluation(batch_size=batch_size))
+        for batch_size in (1, 7, 24, 250)
+    ]
+    for curve in curves[1:]:
+        for point, expected in zip(curve, curves[0], strict=True):
+            assert (point.top1, point.top5, point.n_images) == (expected.top1, expected.top5, expected.n_images)
+            assert point.cross_entropy == pytest.approx(expected.cross_entropy, rel=1e-5)
+
+
+def test_equal_masks_are_measured_once(monkeypatch):
+    model, layers, ranking = _ranked("vgg")
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return measure(*arguments)
+
+    monkeypatch.setattr(evaluate, "measure", counted)
+    evaluation = _evaluation()
+    # floor(rate * 24): 0, 0, 1, 1, 12.
+    first = accuracy_curve(model, layers, ranking, [0.0, 0.04, 0.05, 0.06, 0.5], evaluation)
+    assert len(calls) == 3
+    again = accuracy_curve(model, layers, ranking, [0.0, 0.04, 0.05, 0.06, 0.5], evaluation)
+    assert len(calls) == 3
+    assert again == first
+    other = accuracy_curve(model, layers, _ranked("vgg", seed=8)[2], [0.0, 0.5], evaluation)
+    assert len(calls) == 4
+    assert other[0] == first[0]
+    assert other[1].cross_entropy != first[-1].cross_entropy
+
+
+def test_masks_that_differ_by_one_unit_are_not_confused():
+    """Every single unit of every layer, removed alone, with the memory shared."""
+    model, layers, _ = _ranked("vgg")
+    evaluation, alone = _evaluation(8), []
+    names = [(layer.name, unit) for layer in layers for unit in range(layer.n_units)]
+    for name, unit in names:
+        scores = {layer.name: torch.ones(layer.n_units) for layer in layers}
+        scores[name][unit] = 0
+        ranking = rank(scores, "global", torch.Generator())
+        point = accuracy_curve(model, layers, ranking, [0.05], evaluation)[0]
+        expected = accuracy_curve(model, layers, ranking, [0.05], _evaluation(8))[0]
+        assert point == expected
+        alone.append(point.cross_entropy)
+
+    assert len(set(alone)) == len(names)
