@@ -1,6 +1,6 @@
 """Checks of what a plugin did: its scores, and that it left the network as it was."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pruneboard.benchmark.errors import CriterionError
 from pruneboard.benchmark.units import Layer
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_PLAIN = (bool, int, float, str, tuple, type(None))
 
 
 def check_scores(scores: object, layers: Sequence[Layer]) -> None:
@@ -73,19 +73,9 @@ class Snapshot:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        self._traits = self._read_traits()
-
-    def _read_traits(self) -> dict[str, Any]:
-        """Everything but the values: modules, modes, hooks, overridden methods, and what requires a gradient."""
-        traits: dict[str, Any] = {}
-        for name, module in self._model.named_modules():
-            hooks = {kind: tuple(getattr(module, kind)) for kind in _HOOKS}
-            own = tuple(sorted(k for k, v in vars(module).items() if callable(v) and not isinstance(v, nn.Module)))
-            traits[f"module `{name}`"] = (id(module), module.training, hooks, own)
-        for name, parameter in self._model.named_parameters():
-            traits[f"parameter `{name}`"] = (id(parameter), parameter.requires_grad, parameter.grad is None)
-        return traits
+        # The copies are paired with the tensors and modules themselves, so that no id is reused behind our back.
+        self._tensors = {name: (tensor, tensor.detach().clone()) for name, tensor in _tensors(model)}
+        self._traits = _traits(model)
 
     def check(self) -> None:
         """Compare with the network as it is now, bit for bit.
@@ -93,17 +83,37 @@ class Snapshot:
         Raises:
             CriterionError: something changed; the message names the first difference.
         """
-        now = self._model.state_dict()
-        changed = sorted(self._state.keys() ^ now.keys()) or [
-            name for name, before in self._state.items() if not _same_bits(before, now[name])
+        now = dict(_tensors(self._model))
+        changed = sorted(self._tensors.keys() ^ now.keys()) or [
+            name
+            for name, (tensor, copy) in self._tensors.items()
+            if now[name] is not tensor or not _same_bits(copy, tensor)
         ]
-        traits = self._read_traits()
+        traits = _traits(self._model)
         changed += [name for name in {**self._traits, **traits} if self._traits.get(name) != traits.get(name)]
         if changed:
             raise CriterionError(
                 f"a criterion must leave the model as it was, but {changed[0]} changed "
                 f"({len(changed)} differences); restore it in a `finally`, or work on a copy."
             )
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _traits(model: nn.Module) -> dict[str, Any]:
+    """Everything but the tensors: modules, hooks, modes, overridden methods, options, and who requires a gradient."""
+    traits: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        hooks = {kind: tuple(hooks) for kind, hooks in vars(module).items() if kind.endswith("hooks")}
+        # Options such as `eps` or `inplace`, and methods that were overridden for this one module.
+        own = {k: v for k, v in vars(module).items() if callable(v) or isinstance(v, _PLAIN)}
+        traits[f"module `{name}`"] = (module, hooks, own)
+    for name, parameter in model.named_parameters():
+        traits[f"parameter `{name}`"] = (parameter.requires_grad, parameter.grad is None)
+    return traits
 
 
 def _same_bits(before: Tensor, after: Tensor) -> bool:

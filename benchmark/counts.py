@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pruneboard.benchmark.units import Layer, expand_mask
+from pruneboard.benchmark.units import Layer, expand_mask, find_heads
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class _Probe:
         self._layers = {layer.name: layer for layer in layers}
         self._norm_of = {layer.tap: layer for layer in layers if layer.tap != layer.name and layer.tap_side == "output"}
         self._qkv_of = {f"{layer.name}.qkv": layer for layer in layers if layer.granularity == "heads"}
+        self._attentions = find_heads(model)
         counted = sum(p.numel() for m in model.modules() if self._is_counted(m) for p in m.parameters(recurse=False))
         rest = sum(p.numel() for p in model.parameters()) - counted
         self.params = torch.full((n_rates,), float(rest), dtype=torch.float64)
@@ -77,6 +78,9 @@ class _Probe:
                 self._handles.append(module.register_forward_hook(self._count_weights(name)))
             elif isinstance(module, _BatchNorm):
                 self._handles.append(module.register_forward_hook(self._count_norm(name)))
+        for attention in self._attentions:
+            proj = self._model.get_submodule(attention.tap)
+            self._handles.append(proj.register_forward_pre_hook(self._count_attention(attention)))
         for layer in self._layers.values():
             tap = self._model.get_submodule(layer.tap)
             if layer.tap_side == "output":
@@ -97,11 +101,17 @@ class _Probe:
 
     def _mark_input(self, layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            _, n_tokens, width = inputs[0].shape
-            n_heads = self._masks[layer.name].sum(dim=1).double().cpu()
-            # Queries times keys, and attention times values: each n_tokens^2 * head_dim for every head.
-            self.macs += 2 * n_tokens**2 * (width // layer.n_units) * n_heads
             return (self._mark(layer, inputs[0]), *inputs[1:])
+
+        return hook
+
+    def _count_attention(self, attention: Layer) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            _, n_tokens, width = inputs[0].shape
+            kept = self._masks.get(attention.name)
+            n_heads = attention.n_units if kept is None else kept.sum(dim=1).double().cpu()
+            # Queries times keys, and attention times values: each n_tokens^2 * head_dim for every head.
+            self.macs += 2 * n_tokens**2 * (width // attention.n_units) * n_heads
 
         return hook
 

@@ -42,7 +42,7 @@ class Evaluation:
 
     images: Tensor
     labels: Tensor
-    batch_size: int = 250
+    batch_size: int = 125
     seen: dict[bytes, Accuracy] = field(default_factory=dict)
 
 

@@ -34,7 +34,7 @@ class TrainingStep:
         n_epochs: epochs in all.
         loss: mean training loss of the epoch, in nat, label smoothing included.
         top1: fraction of the epoch's shifted images that were classified rightly while the network was learning.
-        learning_rate: at the end of the epoch.
+        learning_rate: of the epoch's last step.
         seconds: since the start of the training.
     """
 
@@ -152,6 +152,7 @@ def fit(
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
+                learning_rate = schedule.get_last_lr()[0]
                 schedule.step()
                 loss_sum += float(loss.detach()) * len(chosen)
                 n_right += int((logits.argmax(dim=1) == labels[chosen]).sum())
@@ -167,7 +168,7 @@ def fit(
                         n_epochs=recipe.epochs,
                         loss=loss_sum / len(images),
                         top1=n_right / len(images),
-                        learning_rate=float(optimiser.param_groups[0]["lr"]),
+                        learning_rate=float(learning_rate),
                         seconds=time.perf_counter() - started,
                     )
                 )

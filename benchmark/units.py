@@ -73,7 +73,7 @@ def find_layers(model: nn.Module, granularity: Granularity, example: Tensor) -> 
         case "neurons":
             layers = _find_neurons(model)
         case "heads":
-            layers = _find_heads(model)
+            layers = find_heads(model)
     if not layers:
         raise ModelError(
             f"a granularity needs layers of its kind, but `{type(model).__name__}` has none with `{granularity}`; "
@@ -153,7 +153,8 @@ def _find_neurons(model: nn.Module) -> tuple[Layer, ...]:
     )
 
 
-def _find_heads(model: nn.Module) -> tuple[Layer, ...]:
+def find_heads(model: nn.Module) -> tuple[Layer, ...]:
+    """Find every attention with an output projection, its heads being the units; empty where there is none."""
     layers = []
     for name, module in model.named_modules():
         n_heads, proj = getattr(module, "num_heads", None), getattr(module, "proj", None)

@@ -7,7 +7,7 @@ Weights: https://github.com/akamaster/pytorch_resnet_cifar10 (BSD-2-Clause), not
 from functools import partial
 
 from timm.models.resnet import BasicBlock, ResNet
-from torch import Tensor, nn
+from torch import nn
 
 from pruneboard.benchmark.api import Model, Weights
 
@@ -17,20 +17,9 @@ _URL = (
 )
 
 
-class PaddedShortcut(nn.Module):
-    """Option A: every second pixel, with zero channels added in equal number before and after, and no parameters.
-
-    Args:
-        n_added: channels added on either side.
-    """
-
-    def __init__(self, n_added: int) -> None:
-        super().__init__()
-        self.n_added = n_added
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map (n, channels, height, width) to (n, channels + 2 * n_added, ceil(height / 2), ceil(width / 2))."""
-        return nn.functional.pad(images[:, :, ::2, ::2], (0, 0, 0, 0, self.n_added, self.n_added))
+def _padded_shortcut(n_added: int) -> nn.Module:
+    """Option A: every second pixel, with `n_added` zero channels before and after, and no parameters."""
+    return nn.Sequential(nn.AvgPool2d(1, stride=2), nn.ConstantPad3d((0, 0, 0, 0, n_added, n_added), 0.0))
 
 
 def _cifar_resnet(n_blocks: int) -> nn.Module:
@@ -38,8 +27,8 @@ def _cifar_resnet(n_blocks: int) -> nn.Module:
     model = ResNet(BasicBlock, (n_blocks,) * 3, 10, stem_type="deep", stem_width=_WIDTHS[0] // 2, channels=_WIDTHS)
     model.conv1 = nn.Conv2d(3, _WIDTHS[0], 3, padding=1, bias=False)
     model.maxpool = nn.Identity()
-    model.layer2[0].downsample = PaddedShortcut(_WIDTHS[1] // 4)
-    model.layer3[0].downsample = PaddedShortcut(_WIDTHS[2] // 4)
+    model.layer2[0].downsample = _padded_shortcut(_WIDTHS[1] // 4)
+    model.layer3[0].downsample = _padded_shortcut(_WIDTHS[2] // 4)
     # timm's forward pass expects four stages.
     model.layer4 = nn.Identity()
     model.init_weights(zero_init_last=False)

@@ -1,12 +1,18 @@
 """The leaderboard of one suite for the terminal."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import pandas as pd
-from rich.console import Group, RenderableType
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from pruneboard.benchmark.render.views import Estimate, Section, SuiteView, view_suite
+from pruneboard.benchmark.render.views import Estimate, Line, Section, view_suite
 from pruneboard.benchmark.schema import Suite
+
+_WIDE = 110
 
 
 def terminal_table(rows: pd.DataFrame, suite: Suite) -> RenderableType:
@@ -22,7 +28,7 @@ def terminal_table(rows: pd.DataFrame, suite: Suite) -> RenderableType:
     view = view_suite(rows.loc[rows["suite"] == suite.name], suite, "")
     if not view.n_rows:
         return Text(f"No results of suite {suite.name} yet; make them with: pruneboard run {suite.name}")
-    parts: list[RenderableType] = [_ranking(view, section) for section in view.sections]
+    parts: list[RenderableType] = [_Ranking(section) for section in view.sections]
     if not view.sections:
         parts.append(Text(f"No job of suite {suite.name} has a result yet."))
     parts.extend(Text(note, style="yellow") for note in view.notes)
@@ -37,52 +43,82 @@ def terminal_table(rows: pd.DataFrame, suite: Suite) -> RenderableType:
     return Group(*parts)
 
 
-def _ranking(view: SuiteView, section: Section) -> Table:
-    incomplete = any(line.rank is None for line in section.lines)
-    caption = "Accuracies in %; interval: 95 % over reference draws." + (
-        " No rank: cells that others have are missing." if incomplete else ""
-    )
-    models = ", ".join(f"{head.name} {_unpruned(head.unpruned)} unpruned" for head in section.models)
-    table = Table(
-        title=Text(f"{view.suite.title}: {section.granularity} ({models})"),
-        caption=Text(caption),
-        title_justify="left",
-        caption_justify="left",
-    )
-    table.add_column("#", justify="right")
-    table.add_column("criterion", overflow="fold")
-    table.add_column("needs")
-    table.add_column("A_PR", justify="right", style="bold")
-    table.add_column("interval", justify="right")
-    for shots in section.shots:
-        table.add_column(f"{shots} shot{'s' if shots > 1 else ''}", justify="right")
-    table.add_column("AUC", justify="right")
-    table.add_column("Top-PR", justify="right")
-    table.add_column("seeds", justify="right")
-    for line in section.lines:
-        table.add_row(
-            "-" if line.rank is None else str(line.rank),
-            Text(line.criterion),
-            Text(line.needs),
-            _percent(line.a_pr),
-            _interval(line.a_pr),
-            *(_percent(value) for value in line.by_shots),
-            f"{line.auc.mean:.4f}",
-            f"{100 * line.top_pr.mean:.1f}",
-            str(line.n_seeds),
-            style="dim" if line.rank is None else "",
+@dataclass(frozen=True)
+class _Column:
+    """One column of a ranking: its header, what it says of a line, and whether only wide terminals show it."""
+
+    header: str
+    cell: Callable[[Line], str]
+    wide_only: bool = False
+    left: bool = False
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """The ranking of a section, with as many columns as the terminal has room for."""
+
+    section: Section
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Make the table for the width at hand."""
+        section = self.section
+        models = ", ".join(f"{head.name} {_unpruned(head.unpruned)}" for head in section.models)
+        table = Table(
+            title=Text(f"Pruning {section.granularity}; unpruned accuracy: {models}"),
+            caption=Text(self._caption()),
+            title_justify="left",
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
         )
-    return table
+        columns = [c for c in _columns(section) if options.max_width >= _WIDE or not c.wide_only]
+        for column in columns:
+            table.add_column(column.header, justify="left" if column.left else "right", no_wrap=True)
+        for line in section.lines:
+            cells = (Text(column.cell(line)) for column in columns)
+            table.add_row(*cells, style="dim" if line.rank is None else "")
+        yield table
+
+    def _caption(self) -> str:
+        many = len(self.section.shots) > 1
+        by_shots = f" Columns {_ends(self.section.shots)}: with that many reference images per class." if many else ""
+        unranked = any(line.rank is None for line in self.section.lines)
+        missing = " No rank: cells that others have are missing." if unranked else ""
+        return f"Accuracies in %; +-: 95 % interval over seeds.{by_shots}{missing}"
 
 
-def _percent(estimate: Estimate | None) -> str:
-    return "-" if estimate is None else f"{100 * estimate.mean:.2f}"
+def _columns(section: Section) -> list[_Column]:
+    return [
+        _Column("#", lambda line: "-" if line.rank is None else str(line.rank)),
+        _Column("criterion", lambda line: line.criterion, left=True),
+        _Column("needs", lambda line: line.needs, wide_only=True, left=True),
+        _Column("A_PR", lambda line: _percent(line.a_pr)),
+        _Column("+-", lambda line: _half_width(line.a_pr)),
+        *(_Column(str(shots), _at_shots(index)) for index, shots in enumerate(section.shots)),
+        _Column("AUC", lambda line: f"{line.auc.mean:.4f}", wide_only=True),
+        _Column("Top-PR", lambda line: f"{100 * line.top_pr.mean:.1f}"),
+        _Column("seeds", lambda line: str(line.n_seeds), wide_only=True),
+    ]
 
 
-def _interval(estimate: Estimate) -> str:
-    if estimate.low is None or estimate.high is None:
-        return "one seed"
-    return f"{100 * estimate.low:.2f} to {100 * estimate.high:.2f}"
+def _at_shots(index: int) -> Callable[[Line], str]:
+    def cell(line: Line) -> str:
+        estimate = line.by_shots[index]
+        return "-" if estimate is None else f"{100 * estimate.mean:.1f}"
+
+    return cell
+
+
+def _ends(shots: tuple[int, ...]) -> str:
+    return f"{shots[0]} to {shots[-1]}"
+
+
+def _percent(estimate: Estimate) -> str:
+    return f"{100 * estimate.mean:.2f}"
+
+
+def _half_width(estimate: Estimate) -> str:
+    return "-" if estimate.high is None else f"{100 * (estimate.high - estimate.mean):.2f}"
 
 
 def _unpruned(extent: tuple[float, float]) -> str:

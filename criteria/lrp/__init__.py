@@ -1,7 +1,7 @@
 """Layer-wise relevance propagation, on zennit.
 
-Source: Bach et al. 2015 (doi 10.1371/journal.pone.0130140) for the rules; Yeom et al. 2019 (arXiv 1912.08881) and Hatefi
-et al. 2024 (arXiv 2408.12568) for pruning by it.
+Source: Bach et al. 2015 (doi 10.1371/journal.pone.0130140) for the rules; Yeom et al. 2019 (arXiv 1912.08881) and
+Hatefi et al. 2024 (arXiv 2408.12568) for pruning by it.
 """
 
 import dataclasses
@@ -12,11 +12,10 @@ import torch
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from timm.models.vgg import VGG
 from torch import Tensor, nn
-from zennit.canonizers import NamedMergeBatchNorm
 from zennit.composites import EpsilonPlus, LayerMapComposite, layer_map_base
 from zennit.core import Composite
 from zennit.rules import Epsilon
-from zennit.types import BatchNorm, Convolution, Linear
+from zennit.types import Activation, AvgPool, BatchNorm, Convolution, Linear, MaxPool
 
 from pruneboard.benchmark.api import (
     AbsoluteAt,
@@ -29,12 +28,18 @@ from pruneboard.benchmark.api import (
     pool,
     tapped,
 )
-from pruneboard.criteria.lrp._canonizers import ResidualSum
+from pruneboard.criteria.lrp._canonizers import MergeBatchNorm, ResidualSum
 
 CompositeName = Literal["epsilon", "epsilon_plus"]
 Output = Literal["one_hot", "logit"]
 
 _NETWORKS = (VGG, ResNet, nn.Sequential)
+
+# Modules with a rule, and those whose plain gradient is their rule: the winner takes all, or values only move.
+_RULED = (
+    *(Convolution, Linear, BatchNorm, Activation, AvgPool, MaxPool),
+    *(nn.Identity, nn.Flatten, nn.Dropout, nn.ConstantPad3d),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +101,7 @@ class LRP(SumCriterion):
 
     def _make_composite(self, context: Context) -> Composite:
         merges = [((layer.name,), layer.tap) for layer in context.layers if layer.tap != layer.name]
-        canonizers = [NamedMergeBatchNorm(merges), ResidualSum()]
+        canonizers = [MergeBatchNorm(merges), ResidualSum()]
         if self.composite == "epsilon_plus":
             return EpsilonPlus(canonizers=canonizers)
         return LayerMapComposite([*layer_map_base(), (Linear, Epsilon())], canonizers=canonizers)
@@ -106,17 +111,19 @@ def check_supported(context: Context) -> None:
     """Raise unless rules and canonizers cover all that the network computes.
 
     Raises:
-        Unsupported: a module with parameters that no rule reaches, a batch norm that follows no convolution, a gate in
-            a residual block, or a class of network whose residual sums are not known; the message names it.
+        Unsupported: a module that no rule reaches, a batch norm that follows no convolution, a gate in a residual
+            block, or a class of network whose residual sums are not known; the message names it.
     """
     merged = {layer.tap for layer in context.layers if layer.tap != layer.name}
-    for name, module in context.model.named_modules():
+    # The network itself comes last: its own parameters say less about what is missing than the module they go through.
+    for name, module in sorted(context.model.named_modules(), key=lambda named: named[0] == ""):
         kind = type(module).__name__
-        if next(module.parameters(recurse=False), None) is not None:
-            if not isinstance(module, Convolution | Linear | BatchNorm):
-                raise Unsupported(f"no rule for the parameters of {kind} `{name or 'the network'}` in this release.")
-            if isinstance(module, BatchNorm) and name not in merged:
-                raise Unsupported(f"batch norm `{name}` cannot be merged: it follows no layer that holds units.")
+        is_leaf = next(module.children(), None) is None
+        has_parameters = next(module.parameters(recurse=False), None) is not None
+        if (is_leaf or has_parameters) and not isinstance(module, _RULED):
+            raise Unsupported(f"no rule for {kind} `{name or 'the network'}` in this release.")
+        if isinstance(module, BatchNorm) and name not in merged:
+            raise Unsupported(f"batch norm `{name}` cannot be merged: it follows no layer that holds units.")
         if isinstance(module, BasicBlock | Bottleneck) and module.se is not None:
             raise Unsupported(f"no rule for the gate of residual block `{name}` in this release.")
     if not isinstance(context.model, _NETWORKS):

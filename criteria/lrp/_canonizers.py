@@ -10,8 +10,27 @@ from typing import Any
 import torch
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
-from zennit.canonizers import AttributeCanonizer
+from zennit.canonizers import AttributeCanonizer, NamedMergeBatchNorm
 from zennit.layer import Sum
+
+
+class MergeBatchNorm(NamedMergeBatchNorm):  # type: ignore[misc]
+    """Merges batch norms into named convolutions exactly.
+
+    zennit leaves the `eps` of a merged norm in place, so that it still divides by sqrt(1 + eps): 0.05 % at the eps of
+    1e-3 that some networks have.
+    """
+
+    def register(self, linears: list[nn.Module], batch_norm: Any) -> None:
+        """Merge, then make the norm the identity."""
+        super().register(linears, batch_norm)
+        self.eps = batch_norm.eps
+        batch_norm.eps = 0.0
+
+    def remove(self) -> None:
+        """Give both their own parameters back."""
+        self.batch_norm.eps = self.eps
+        super().remove()
 
 
 class ResidualSum(AttributeCanonizer):  # type: ignore[misc] # zennit is untyped

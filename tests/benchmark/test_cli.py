@@ -3,8 +3,8 @@ import re
 import shutil
 
 import pytest
-from commands import PLUGINS, press_ctrl_c, pruneboard, start_pruneboard, wait_until, write_suite
 
+from commands import PLUGINS, press_ctrl_c, pruneboard, start_pruneboard, wait_until, write_suite
 from pruneboard.benchmark.store import RunStore
 
 SMALL = {"digits_vgg": ["filters"]}

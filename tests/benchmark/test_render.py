@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import synthetic
 from rich.console import Console
 
+import synthetic
 from pruneboard.benchmark.errors import SiteError, TableError
 from pruneboard.benchmark.render import build_site, pages, terminal_table
 from pruneboard.benchmark.render.charts import embed_json, styles

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 import torch
-from commands import PLUGINS, write_suite
 
+from commands import PLUGINS, write_suite
 from pruneboard.benchmark import plugins, runner
 from pruneboard.benchmark.api import Batch, Context
 from pruneboard.benchmark.data import draw_reference, open_dataset

@@ -3,9 +3,9 @@
 import shutil
 
 import pytest
-import synthetic
 from playwright.sync_api import sync_playwright
 
+import synthetic
 from pruneboard.benchmark.render import build_site
 
 CHROMIUM = shutil.which("chromium")

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-import synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import synthetic
 from pruneboard.benchmark.errors import TableError
 from pruneboard.benchmark.stats import METRICS, area_under_curve, curves, summarise
 

@@ -1,8 +1,8 @@
 import dataclasses
-import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -142,7 +142,7 @@ def test_a_full_disk_is_one_message_and_keeps_the_finished_files(tmp_path):
     program = textwrap.dedent(
         f"""
         import resource, signal, sys
-        sys.path.insert(0, {os.path.dirname(__file__)!r} + "/../support")
+        sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
         from rows import job_rows
         from pruneboard.benchmark.errors import StoreError
         from pruneboard.benchmark.store import RunStore

@@ -1,4 +1,4 @@
-"""Activation, gradient, Taylor and integrated gradients, re-derived on forward passes written without modules or hooks."""
+"""Activation, gradient, Taylor and integrated gradients, re-derived on forward passes without modules or hooks."""
 
 import math
 from dataclasses import dataclass

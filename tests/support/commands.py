@@ -91,4 +91,8 @@ def _command(arguments: Sequence[object]) -> list[str]:
 
 
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
-    return {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1", **(extra or {})}
+    environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1", **(extra or {})}
+    for variable in ("PRUNEBOARD_DATA", "PRUNEBOARD_WEIGHTS"):
+        if variable in environment:
+            environment[variable] = str(ROOT / environment[variable])
+    return environment
