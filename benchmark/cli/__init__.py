@@ -10,6 +10,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from pruneboard.benchmark.errors import PruneboardError
+from pruneboard.benchmark.suites import expand, load_suite, suite_path
 
 app = typer.Typer(
     help="Which criterion to prune a network by when you have only a few images.",
@@ -57,17 +58,18 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Run jobs again that are already done.")] = False,
 ) -> None:
     """Run a suite's jobs; finished ones are kept and not repeated."""
-    from pruneboard.benchmark.cli.running import RunOptions, run_suite
+    loaded = load_suite(suite_path(suite))
+    jobs = expand(loaded, models=model or (), criteria=criterion or ())
+
+    from pruneboard.benchmark.cli.running import RunOptions, run_jobs
 
     options = RunOptions(
-        models=tuple(model or ()),
-        criteria=tuple(criterion or ()),
         device=device,
         n_workers=workers,
         out=out,
         fresh=fresh,
     )
-    summary = run_suite(suite, options)
+    summary = run_jobs(suite, jobs, options)
     if summary.interrupted:
         sys.exit(EXIT_INTERRUPTED)
     if summary.n_failed:
@@ -79,9 +81,14 @@ def list_(
     kind: Annotated[Literal["criteria", "models", "suites", "datasets"], typer.Argument(help="What to list.")],
 ) -> None:
     """List what is registered."""
-    from pruneboard.benchmark.cli import listing
+    if kind == "suites":
+        from pruneboard.benchmark.cli import suite_listing
 
-    listing.print_list(kind)
+        suite_listing.print_suites()
+    else:
+        from pruneboard.benchmark.cli import listing
+
+        listing.print_list(kind)
 
 
 @app.command()

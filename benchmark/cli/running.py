@@ -18,7 +18,6 @@ from pruneboard.benchmark.provenance import resolve_device
 from pruneboard.benchmark.runner import Workbench
 from pruneboard.benchmark.schema import Job
 from pruneboard.benchmark.store import RunStore
-from pruneboard.benchmark.suites import expand, load_suite, suite_path
 from pruneboard.benchmark.training import TrainingStep, train
 
 
@@ -27,16 +26,12 @@ class RunOptions:
     """Choices of `pruneboard run`, as its options name them.
 
     Attributes:
-        models: only these, or all when empty.
-        criteria: only these, or all when empty.
         device: name of the device, or `auto`.
         n_workers: worker processes, 0 for this process, None for one per core or per GPU.
         out: run folder.
         fresh: repeat finished jobs.
     """
 
-    models: tuple[str, ...]
-    criteria: tuple[str, ...]
     device: str
     n_workers: int | None
     out: Path
@@ -63,15 +58,19 @@ class RunSummary:
         return len(self.failures)
 
 
-def run_suite(name: str, options: RunOptions) -> RunSummary:
-    """Run the jobs of a suite that are not done yet.
+def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions) -> RunSummary:
+    """Run the jobs of one suite that are not done yet.
+
+    Args:
+        name: how the user named the suite, for messages.
+        jobs: jobs of that suite, at least one.
+        options: how to run them.
 
     Raises:
         PruneboardError: bad input, found before any job starts, or a run that cannot go on.
     """
     console = Console()
-    suite = load_suite(suite_path(name))
-    jobs = expand(suite, models=options.models, criteria=options.criteria)
+    suite = jobs[0].suite
     device = resolve_device(options.device)
     bench, store = Workbench(device), RunStore(options.out)
     store.prepare()

@@ -1,0 +1,56 @@
+"""Listing and showing suites, which needs no plugin."""
+
+from rich.console import Console
+from rich.table import Table
+
+from pruneboard.benchmark.schema import Suite
+from pruneboard.benchmark.suites import expand, load_suite, suite_names, suite_path
+
+
+def print_suites() -> None:
+    """Print the suites that come with pruneboard."""
+    table = make_table("suite", "jobs", "data sets", "title")
+    for name in suite_names():
+        suite = load_suite(suite_path(name))
+        table.add_row(name, str(len(expand(suite))), ", ".join(suite.datasets), suite.title)
+    Console(markup=False).print(table)
+
+
+def print_suite(suite: Suite) -> None:
+    """Print everything known about a suite."""
+    facts = {
+        "suite": f"{suite.name}, version {suite.version}",
+        "title": suite.title,
+        "data sets": ", ".join(suite.datasets),
+        "splits": f"reference images from {suite.reference_split}, accuracy on {suite.evaluation_split}",
+        "protocol": f"{suite.protocol}, {suite.scope} ranking",
+        "models": "; ".join(f"{m.name}: {', '.join(m.granularities)}" for m in suite.models),
+        "criteria": ", ".join(suite.criteria),
+        "rates": ", ".join(f"{rate:g}" for rate in suite.rates),
+        "shots": ", ".join(map(str, suite.shots)),
+        "seeds": ", ".join(map(str, suite.seeds)),
+        "jobs": str(len(expand(suite))),
+        "digest": suite.digest,
+    }
+    print_facts(facts, suite.description.strip())
+
+
+def print_facts(facts: dict[str, str], text: str) -> None:
+    """Print names and values in two columns, and a text below."""
+    console = Console(markup=False)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, value)
+    console.print(table, highlight=False)
+    console.print()
+    console.print(text, highlight=False)
+
+
+def make_table(*columns: str) -> Table:
+    """Make an empty table without borders whose first column is never broken."""
+    table = Table(box=None, header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, no_wrap=index == 0, overflow="fold")
+    return table

@@ -1,0 +1,8 @@
+"""Data sets by name: their splits, their decoded images, and the draw of reference images."""
+
+from pruneboard.benchmark.data._draw import draw_reference
+from pruneboard.benchmark.data._find import datasets, find_dataset, open_dataset
+from pruneboard.benchmark.data._records import DatasetInfo
+from pruneboard.benchmark.data._splits import Dataset, Labels, Split
+
+__all__ = ["Dataset", "DatasetInfo", "Labels", "Split", "datasets", "draw_reference", "find_dataset", "open_dataset"]

@@ -1,0 +1,127 @@
+"""Find a data set by its name: embedded, at hand in a folder, or fetched."""
+
+import difflib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from pruneboard.benchmark.assets import cache_folder, check_sha256, data_folders, is_file, is_folder
+from pruneboard.benchmark.data._hub import fetch
+from pruneboard.benchmark.data._records import DatasetInfo, Record, records
+from pruneboard.benchmark.data._sources import Digits, Shards, open_folder
+from pruneboard.benchmark.data._splits import Dataset
+from pruneboard.benchmark.errors import AssetError, UnknownNameError
+
+_NAME = re.compile(r"\w[\w.-]*")
+
+
+def datasets() -> tuple[DatasetInfo, ...]:
+    """Return the recorded data sets and where each was found; nothing is read or checked.
+
+    Raises:
+        AssetError: `$PRUNEBOARD_DATA` names something that is no folder.
+    """
+    return tuple(
+        DatasetInfo(
+            name=record.name,
+            kind=record.kind,
+            title=record.title,
+            terms=record.terms,
+            contamination=record.contamination,
+            subset_of=record.subset_of,
+            where=_where(record),
+        )
+        for record in records().values()
+    )
+
+
+def open_dataset(name: str) -> Dataset:
+    """Open a data set: one that is at hand, else fetch it.
+
+    Raises:
+        UnknownNameError: it is neither recorded nor found in a data folder.
+        AssetError: it is damaged, not the recorded one, or can be had from nowhere.
+    """
+    if name not in records() and _locate(name) is None:
+        near = difflib.get_close_matches(name, records(), n=1)
+        hint = f" Did you mean `{near[0]}`?" if near else ""
+        raise UnknownNameError(
+            f"there is no data set `{name}`.{hint} Known: {', '.join(sorted(records()))}; and each folder in "
+            f"{_places()}."
+        )
+    return find_dataset((name,))
+
+
+def find_dataset(names: Sequence[str]) -> Dataset:
+    """Open the first of several accepted data sets that is at hand, else the first that can be fetched.
+
+    A data set that is at hand but damaged is an error: the next one is not tried in its place.
+
+    Raises:
+        AssetError: the one at hand is damaged or not the recorded one, or none can be had.
+    """
+    for name in names:
+        record = records().get(name)
+        if record is not None and record.kind == "sklearn":
+            return Dataset(name, record.classes, {split: Digits(split) for split in ("test", "train")})
+        if (folder := _locate(name)) is not None:
+            return open_folder(name, folder) if record is None else _open_recorded(record, folder)
+    failures = []
+    for name in names:
+        record = records().get(name)
+        if record is not None and record.hub:
+            folder = _cached() / name
+            try:
+                fetch(record.hub, [file.name for file in record.files], folder)
+                return _open_recorded(record, folder)
+            except AssetError as error:
+                failures.append(f"; `{name}` could not be fetched: {error}")
+    raise AssetError(
+        f"a data set must be at hand, but there is no folder {' or '.join(f'`{name}`' for name in names)} in "
+        f"{_places()}{''.join(failures)}. Name the folder that holds it in `PRUNEBOARD_DATA`."
+    )
+
+
+def _open_recorded(record: Record, folder: Path) -> Dataset:
+    shards: dict[str, list[Path]] = {}
+    for file in record.files:
+        path = next(filter(is_file, (folder / file.name, folder / Path(file.name).name)), None)
+        if path is None:
+            raise AssetError(
+                f"`{record.name}` must hold `{file.name}`, but `{folder}` does not; complete the folder, or remove it."
+            )
+        if file.sha256:
+            check_sha256(path, file.sha256, "replace it by the published file, or give the folder another name")
+        shards.setdefault(file.split, []).append(path)
+    return Dataset(record.name, record.classes, {s: Shards(tuple(p), record.n_classes) for s, p in shards.items()})
+
+
+def _where(record: Record) -> str:
+    if record.kind == "sklearn":
+        return "embedded in scikit-learn"
+    if (folder := _locate(record.name)) is not None:
+        return str(folder)
+    if record.hub:
+        return f"not found; fetched from the hub, {record.hub}"
+    return "not found; name the folder that holds it in PRUNEBOARD_DATA"
+
+
+def _locate(name: str) -> Path | None:
+    """Return the folder of a data set, if there is one and `name` can be the name of one."""
+    if not _NAME.fullmatch(name):
+        return None
+    return next((folder / name for folder in _folders() if is_folder(folder / name)), None)
+
+
+def _folders() -> tuple[Path, ...]:
+    return (*data_folders(), _cached())
+
+
+def _cached() -> Path:
+    return cache_folder() / "datasets"
+
+
+def _places() -> str:
+    unset = "" if os.environ.get("PRUNEBOARD_DATA") else " (`PRUNEBOARD_DATA` is not set)"
+    return ", ".join(f"`{folder}`" for folder in _folders()) + unset

@@ -1,0 +1,130 @@
+"""Data sets as splits, and splits as labels and decoded images, wherever they lie."""
+
+import functools
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pruneboard.benchmark.errors import AssetError, UnknownNameError
+from pruneboard.benchmark.schema import digest
+
+Labels = npt.NDArray[np.int64]
+Picture = bytes | Image.Image
+
+_MODES = {1: "L", 3: "RGB"}
+
+# What PIL raises on a damaged image.
+_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class Split:
+    """Labels and images of one part of a data set; images are decoded when they are asked for.
+
+    Args:
+        name: data set and split, for messages.
+        labels: class of each image, (n,).
+        read: yields, for rows (k,), each position in them with the encoded or decoded image; in any order.
+
+    Attributes:
+        labels: class of each image, int64 (n,).
+    """
+
+    def __init__(
+        self, name: str, labels: Labels, read: Callable[[npt.NDArray[np.intp]], Iterator[tuple[int, Picture]]]
+    ) -> None:
+        self.labels = labels
+        self._name = name
+        self._read = read
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self, indices: npt.ArrayLike | None = None, *, size: tuple[int, int, int]) -> Tensor:
+        """Decode images.
+
+        Args:
+            indices: rows (k,) in the order wanted; None takes all.
+            size: (channels, height, width); an image of another height or width is resized as a whole, bilinearly.
+
+        Returns:
+            Pixels, uint8 (k, channels, height, width).
+
+        Raises:
+            AssetError: a row does not exist or cannot be decoded, or `size` is no size of an image.
+        """
+        if size[0] not in _MODES or min(size) < 1:
+            raise AssetError(f"`size` must be (1 or 3 channels, height, width), got {size}.")
+        rows = np.arange(len(self)) if indices is None else np.asarray(indices, dtype=np.intp)
+        if rows.ndim != 1 or ((rows < 0) | (rows >= len(self))).any():
+            raise AssetError(
+                f"rows of {self._name} must be a list of numbers in [0, {len(self)}), got {rows.tolist()}."
+            )
+        pixels = np.empty((len(rows), *size), dtype=np.uint8)
+        for position, picture in self._read(rows):
+            pixels[position] = _decode(picture, size, f"row {rows[position]} of {self._name}")
+        return torch.from_numpy(pixels)
+
+
+def _decode(picture: Picture, size: tuple[int, int, int], row: str) -> npt.NDArray[np.uint8]:
+    channels, height, width = size
+    try:
+        image = Image.open(io.BytesIO(picture)) if isinstance(picture, bytes) else picture
+        image = image.convert(_MODES[channels])
+    except _IMAGE_ERRORS as error:
+        raise AssetError(f"{row} must be an image, but it cannot be decoded: {error}; get the file again.") from error
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+class Source(Protocol):
+    """One split where it lies."""
+
+    def fingerprint(self) -> list[tuple[str, str]]:
+        """Return the name and sha256 of each part of it."""
+
+    def load(self, name: str) -> Split:
+        """Return it, with its labels read and checked; `name` is for messages."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set at hand.
+
+    Attributes:
+        name: its name in suites.
+        classes: name of each label, or None where the labels have no names of their own.
+        sources: split name to where the split lies.
+    """
+
+    name: str
+    classes: tuple[str, ...] | None
+    sources: Mapping[str, Source]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """The sha256 over split, file name and sha256 of every file, sorted, or over the embedded arrays."""
+        return digest([[split, *part] for split in sorted(self.sources) for part in self.sources[split].fingerprint()])
+
+    def split(self, name: str) -> Split:
+        """Return a split, with its labels read and checked.
+
+        Raises:
+            UnknownNameError: there is no such split.
+            AssetError: the split is empty, or a file of it is damaged or holds other columns or labels.
+        """
+        if name not in self.sources:
+            raise UnknownNameError(f"`{self.name}` has no split `{name}`; it has {', '.join(sorted(self.sources))}.")
+        split = self.sources[name].load(f"`{name}` of `{self.name}`")
+        if len(split) == 0:
+            raise AssetError(f"a split must hold images, but `{name}` of `{self.name}` is empty; get the data again.")
+        return split
