@@ -1,13 +1,18 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
+import safetensors.torch
+import torch
 
 from commands import PLUGINS, press_ctrl_c, pruneboard, start_pruneboard, wait_until, write_suite
 from pruneboard.benchmark.store import RunStore
 
 SMALL = {"digits_vgg": ["filters"]}
+RUN_ALONE = "pruneboard.benchmark.cli run small.toml --workers 0"
 TIMES = ["score_seconds", "score_peak_bytes", "job_seconds", "time_utc"]
 
 
@@ -170,6 +175,87 @@ def test_bad_input_is_one_message_and_status_two(tmp_path, arguments, message):
     assert message in done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_missing_data_is_one_message_that_says_where_it_looked_and_how_to_get_it(tmp_path):
+    nowhere = {"PRUNEBOARD_DATA": str(tmp_path), "PRUNEBOARD_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    nowhere["HF_ENDPOINT"] = "http://127.0.0.1:9"
+    done = pruneboard("run", "cifar10", cwd=tmp_path, env=nowhere)
+
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    for word in (
+        "cifar10-lossless",
+        "cifar10",
+        str(tmp_path),
+        str(tmp_path / "cache"),
+        "PRUNEBOARD_DATA",
+        "uoft-cs/cifar10",
+    ):
+        assert word in done.stderr
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_a_damaged_data_set_is_named(tmp_path):
+    folder = tmp_path / "data" / "cifar10-lossless"
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        (folder / f"{split}-00000-of-00001.parquet").write_bytes(b"PAR1 and then nothing")
+    done = pruneboard("run", "cifar10", cwd=tmp_path, env={"PRUNEBOARD_DATA": str(tmp_path / "data")})
+
+    assert done.returncode == 2
+    assert "sha256" in done.stderr
+    assert str(folder / "train-00000-of-00001.parquet") in done.stderr or str(folder / "test-00000") in done.stderr
+
+
+def test_wrong_and_damaged_weights_are_named_before_any_job_starts(tmp_path):
+    write_suite(tmp_path, models={"cifar_resnet20": ["filters"]}, criteria=["magnitude"])
+    file = tmp_path / "weights" / "cifar_resnet20.safetensors"
+    file.parent.mkdir()
+    shapes = {"linear.weight": torch.zeros(3, 3)}
+    for content in (b"", b"not safetensors", safetensors.torch.save(shapes)):
+        file.write_bytes(content)
+        done = pruneboard("run", "small.toml", cwd=tmp_path, env={"PRUNEBOARD_WEIGHTS": str(file.parent)})
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert str(file) in done.stderr
+        assert "sha256" in done.stderr
+    file.unlink()
+    cache = {
+        "PRUNEBOARD_WEIGHTS": str(file.parent),
+        "PRUNEBOARD_CACHE": str(tmp_path / "cache"),
+        "HTTPS_PROXY": "127.0.0.1:9",
+    }
+    done = pruneboard("run", "small.toml", cwd=tmp_path, env=cache)
+
+    assert done.returncode == 2
+    assert "PRUNEBOARD_WEIGHTS" in done.stderr
+    assert "https://github.com/akamaster/pytorch_resnet_cifar10" in done.stderr
+    assert not list(tmp_path.glob("runs/small/*"))
+
+
+def test_a_disk_that_fills_up_in_the_middle_keeps_the_finished_jobs(tmp_path):
+    """Files may not grow beyond a few kB, so the first large job file cannot be written."""
+    write_suite(tmp_path, models=SMALL, criteria=["magnitude", "random", "taylor"], rates=[0.0, 0.5])
+    small = pruneboard("run", "small.toml", "--workers", 0, "--criterion", "magnitude", cwd=tmp_path)
+    assert small.returncode == 0
+    limited = subprocess.run(
+        [
+            "bash",
+            "-c",
+            f"ulimit -f 8; trap '' XFSZ; exec {sys.executable} -m pruneboard.benchmark.cli run small.toml --workers 0",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert limited.returncode == 2, limited.stdout + limited.stderr
+    assert "must be writable" in limited.stderr
+    assert "free space or choose another folder" in limited.stderr
+    assert set(RunStore(tmp_path / "runs").read("small")["criterion"]) == {"magnitude"}
+    assert not list(tmp_path.glob("runs/small/.tmp*"))
 
 
 @pytest.mark.parametrize("option", [["--workers", "-1"], ["--no-such-option"]])
