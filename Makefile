@@ -71,7 +71,7 @@ format: $(stamp)
 	$(python) -m ruff format .
 
 bench: $(stamp)
-	$(python) -m pytest tests/benchmarks --benchmark-enable --benchmark-only
+	$(python) -m pytest tests/benchmarks --benchmark-enable --benchmark-only --benchmark-columns=median,iqr,rounds
 
 # The lock serves CPython 3.11 to 3.13 on every platform; it names versions and hashes, never where files come from.
 lock: $(stamp)

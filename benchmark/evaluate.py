@@ -1,5 +1,6 @@
 """Accuracy of a network under the masks of a ranking, at every rate."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -100,7 +101,10 @@ def _measure_once(
 
 
 def _mask_key(masks: Mapping[str, Tensor]) -> bytes:
-    return b"".join(name.encode() + b"\0" + mask.numpy().tobytes() for name, mask in masks.items())
+    joined = hashlib.blake2b(digest_size=16)
+    for name, mask in masks.items():
+        joined.update(name.encode() + b"\0" + mask.numpy().tobytes())
+    return joined.digest()
 
 
 def _point(rate: float, masks: Mapping[str, Tensor], accuracy: Accuracy, size: Size) -> CurvePoint:
