@@ -206,7 +206,7 @@ def _recipe(model: Model) -> Recipe:
 def _check_writable(out: Path, *, overwrite: bool) -> None:
     """Refuse before the training what could not be written after it."""
     if out.is_dir() or (out.exists() and not overwrite):
-        remedy = "name a file in it" if out.is_dir() else "choose another name, or allow overwriting"
+        remedy = "name a file in it" if out.is_dir() else "choose another name, or overwrite it with `--overwrite`"
         raise AssetError(f"`out` must be a new file, but `{out}` exists; {remedy}.")
     probe = out.with_name(f".{out.name}.probe")
     with atomic_file(probe):

@@ -210,6 +210,14 @@ def _reshape(model):
     model.head.fc.weight.data = model.head.fc.weight.data.reshape(5, 20)
 
 
+def _change_option(model):
+    model.features[1].eps = 0.1
+
+
+def _add_passing_buffer(model):
+    model.features[3].register_buffer("mask", torch.ones(1), persistent=False)
+
+
 @pytest.mark.parametrize(
     ("change", "what", "n_differences"),
     [
@@ -227,6 +235,8 @@ def _reshape(model):
         (_add_module, "module `features.2.inner`", 1),
         (_remove_module, "module `features.10`", 1),
         (_add_buffer, "features.3.mask", 1),
+        (_add_passing_buffer, "features.3.mask", 1),
+        (_change_option, "module `features.1`", 1),
         (_override_forward, "module `features.6`", 1),
         (_freeze, "parameter `features.7.bias`", 1),
         (_leave_gradient, "parameter `head.fc.weight`", 1),

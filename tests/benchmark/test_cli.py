@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 import sys
+import urllib.request
 
 import pytest
 import safetensors.torch
@@ -308,3 +309,33 @@ def test_every_command_has_help(tmp_path):
         done = pruneboard(*command, "--help", cwd=tmp_path)
         assert done.returncode == 0
         assert "Usage" in done.stdout
+
+
+def test_train_repeats_a_recipe_and_replaces_nothing_unasked(tmp_path):
+    done = pruneboard("train", "digits_vgg", "--out", "digits_vgg.safetensors", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    accuracy = float(re.search(r"test accuracy (0\.\d+)", done.stdout)[1])
+    again = pruneboard("train", "digits_vgg", "--out", "digits_vgg.safetensors", cwd=tmp_path)
+
+    assert accuracy >= 0.97
+    assert again.returncode == 2
+    assert "digits_vgg.safetensors" in again.stderr
+    assert "--overwrite" in again.stderr
+
+
+def test_the_site_is_built_from_a_run_and_served(finished):
+    folder, _ = finished
+    assert pruneboard("run", "digits", "--model", "digits_vgg", "--criterion", "magnitude", cwd=folder).returncode == 0
+    built = pruneboard("site", "build", "--runs", "runs", cwd=folder)
+    assert built.returncode == 0, built.stderr
+    assert built.stdout.strip() == "_site/index.html"
+    server = start_pruneboard("site", "serve", "--port", 0, cwd=folder)
+    address = server.stdout.readline().split()[0]
+    with urllib.request.urlopen(f"{address}suites/digits.html", timeout=20) as response:
+        page = response.read().decode()
+    press_ctrl_c(server)
+    server.communicate(timeout=20)
+
+    assert "magnitude" in page
+    assert "measured by this run" in page
+    assert server.returncode == 0

@@ -100,6 +100,27 @@ def test_seeds_differ_and_rate_zero_is_the_unpruned_network(suite):
     assert unpruned.pop() >= 0.97
 
 
+def test_published_weights_on_real_photographs(tmp_path, monkeypatch, shared_data, shared_weights):
+    """The unpruned accuracy is the published one, and removing what is small beats removing at random."""
+    monkeypatch.setenv("PRUNEBOARD_DATA", str(shared_data))
+    monkeypatch.setenv("PRUNEBOARD_WEIGHTS", str(shared_weights))
+    path = write_suite(
+        tmp_path,
+        models={"cifar_resnet20": ["filters"]},
+        criteria=["random", "magnitude"],
+        shots=[1],
+        rates=[0.0, 0.1],
+        datasets=["cifar10-lossless", "cifar10"],
+    )
+    bench = Workbench(CPU)
+    random, magnitude = (run_job(job, bench) for job in expand(load_suite(path)))
+
+    assert random[0].dataset == "cifar10-lossless"
+    assert (random[0].top1, random[0].n_images, random[0].n_units) == (0.9150, 1000, 688)
+    assert (random[0].params_left, random[0].macs_left) == (269_722, 40_551_040)
+    assert 0.1 < random[1].top1 < magnitude[1].top1 < 0.9150
+
+
 def test_data_free_scores_serve_every_number_of_shots(suite):
     rows = run_job(job_of(suite, "magnitude"), Workbench(CPU))
     by_shots = [[row.top1 for row in rows if row.shots == k] for k in suite.shots]
