@@ -144,7 +144,7 @@ class Criterion(ABC):
     Set these in every subclass:
 
     Attributes:
-        name: registered name, lower_snake, equal to the stem of the file.
+        name: registered name, lower_snake, equal to the stem of the file unless that would shadow a standard module.
         version: rises when scores change.
         family: `control`, `weights`, `activation`, `gradient` or `attribution`.
         source: DOI or URL of the publication.

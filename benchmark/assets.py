@@ -66,27 +66,44 @@ class Weights:
 
 
 def cache_folder() -> Path:
-    """Return the folder for fetched files: `$PRUNEBOARD_CACHE`, else `pruneboard` in the user's cache folder."""
+    """Return the folder for fetched files: `$PRUNEBOARD_CACHE`, else `pruneboard` in the user's cache folder.
+
+    Raises:
+        AssetError: the folder is below a home folder that cannot be found.
+    """
     if own := os.environ.get("PRUNEBOARD_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pruneboard"
+        return _expanded("PRUNEBOARD_CACHE", own)
+    if users := os.environ.get("XDG_CACHE_HOME"):
+        return _expanded("XDG_CACHE_HOME", users) / "pruneboard"
+    return _expanded("PRUNEBOARD_CACHE", "~/.cache") / "pruneboard"
 
 
 def data_folders() -> tuple[Path, ...]:
     """Return the folders that `$PRUNEBOARD_DATA` names; each holds data sets under their names.
 
     Raises:
-        AssetError: an entry is not a folder.
+        AssetError: an entry is not a folder, or is below a home folder that cannot be found.
     """
     return _folders("PRUNEBOARD_DATA")
 
 
 def _folders(variable: str) -> tuple[Path, ...]:
-    folders = tuple(Path(part).expanduser() for part in os.environ.get(variable, "").split(os.pathsep) if part)
+    folders = tuple(_expanded(variable, part) for part in os.environ.get(variable, "").split(os.pathsep) if part)
     for folder in folders:
         if not is_folder(folder):
             raise AssetError(f"`{variable}` must name folders, but `{folder}` is none; correct it or unset it.")
     return folders
+
+
+def _expanded(variable: str, name: str) -> Path:
+    """Return the path of a name that may begin with `~`, which the environment variable holds or replaces."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise AssetError(
+            f"`{variable}` must name folders that can be found, but there is no home folder for `{name}`; set it to "
+            "whole paths."
+        ) from error
 
 
 def is_file(path: Path) -> bool:

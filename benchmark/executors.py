@@ -1,5 +1,6 @@
 """Where jobs run: in this process, or in worker processes of their own."""
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -14,9 +15,11 @@ from typing import Any
 import torch
 
 from pruneboard.benchmark.errors import PruneboardError
-from pruneboard.benchmark.runner import Workbench, failed_row, run_job
+from pruneboard.benchmark.runner import Workbench, make_row, run_job
 from pruneboard.benchmark.schema import Job
 from pruneboard.benchmark.store import RunStore
+
+_POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,13 @@ class Finished:
         job: the job.
         status: `ok`, `unsupported` or `failed`.
         reason: why there is no result; empty when the status is `ok`.
+        tainted: whether the job's plugin changed the process, so that no further job must run in it.
     """
 
     job: Job
     status: str
     reason: str
+    tainted: bool = False
 
 
 Event = Started | Finished
@@ -52,13 +57,19 @@ def run_in_process(jobs: Sequence[Job], store: RunStore, bench: Workbench) -> It
     """
     for job in jobs:
         yield Started(job)
-        yield _run_and_save(job, store, bench)
+        finished = _run_and_save(job, store, bench)
+        yield finished
+        if finished.tainted:
+            raise PruneboardError(
+                f"a criterion must leave the process as it was, but `{job.criterion}` patched torch or timm; run again "
+                "with `--workers 1` or more, which replaces the process, to continue."
+            )
 
 
 def _run_and_save(job: Job, store: RunStore, bench: Workbench) -> Finished:
     rows = run_job(job, bench)
-    store.save(rows)
-    return Finished(job, rows[0].status, rows[0].reason)
+    store.save(job, rows)
+    return Finished(job, rows[0].status, rows[0].reason, bench.tainted)
 
 
 def run_in_workers(
@@ -84,14 +95,18 @@ def run_in_workers(
                     job = waiting.popleft()
                     worker.start(job)
                     yield Started(job)
-            busy = {worker.connection: worker for worker in workers if worker.job}
-            for ready in multiprocessing.connection.wait(list(busy)):
-                worker = busy[ready]  # type: ignore[index] # only connections were waited for
+            busy = [worker for worker in workers if worker.job]
+            multiprocessing.connection.wait([worker.connection for worker in busy], timeout=_POLL_SECONDS)
+            for worker in busy:
                 event = worker.receive()
-                if event is None:
+                # A child that a plugin forked holds the pipe open, so the death of its parent is asked for as well.
+                if event is None and not worker.process.is_alive():
                     event = _record_death(worker, store, bench)
+                if event is not None and (event.tainted or not worker.process.is_alive()):
+                    worker.end()
                     workers[workers.index(worker)] = _Worker(context, store, str(bench.device), n_threads)
-                yield event
+                if event is not None:
+                    yield event
     finally:
         for worker in workers:
             worker.end()
@@ -104,8 +119,13 @@ def _record_death(worker: "_Worker", store: RunStore, bench: Workbench) -> Finis
     job = worker.job
     if job is None:
         raise PruneboardError(f"a worker must not end between jobs, but one did with {how}; run again to continue.")
-    row = failed_row(job, bench, f"the worker process died with {how} while this job ran")
-    store.save([row])
+    # It may have died after saving its rows and before reporting them.
+    status = store.status(job, bench.key(job))
+    if status in ("ok", "unsupported"):
+        return Finished(job, status, "")
+    reason = f"the worker process died with {how} while this job ran"
+    row = make_row(job, bench, status="failed", reason=reason, seconds=None)
+    store.save(job, [row])
     return Finished(job, row.status, row.reason)
 
 
@@ -121,9 +141,18 @@ class _Worker:
     def __init__(self, context: SpawnContext, store: RunStore, device: str, n_threads: int) -> None:
         self.job: Job | None = None
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, store, device, n_threads), daemon=True)
-        self.process.start()
+        self.process = context.Process(target=_work, args=(theirs, store, device, n_threads))
+        # Ctrl-C reaches the whole process group, also while a worker is still importing; the parent decides what
+        # becomes of the workers, so they are born deaf to it.
+        heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            self.process.start()
+        finally:
+            signal.signal(signal.SIGINT, heard)
         theirs.close()
+        if self.process.pid is None:
+            raise PruneboardError("a started worker must have a process id, but the system gave none; run again.")
+        self._group = self.process.pid
 
     def start(self, job: Job) -> None:
         """Give it a job; a worker that is already dead is noticed when its report is waited for."""
@@ -134,12 +163,14 @@ class _Worker:
             return
 
     def receive(self) -> Finished | None:
-        """Take its report, or None when it died.
+        """Take its report, or None when there is none yet or it died.
 
         Raises:
             PruneboardError: it met something that ends the whole run.
         """
         try:
+            if not self.connection.poll():
+                return None
             report = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
@@ -150,16 +181,18 @@ class _Worker:
         return report if isinstance(report, Finished) else None
 
     def end(self) -> None:
-        """End the process at once."""
+        """End the process at once, with every child that a plugin forked."""
         self.connection.close()
+        # Before it leads a group of its own there is none, and it has no children.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._group, signal.SIGKILL)
         self.process.kill()
         self.process.join()
 
 
 def _work(connection: Any, store: RunStore, device: str, n_threads: int) -> None:
     """Body of a worker process."""
-    # Ctrl-C reaches the whole process group; the parent decides what becomes of the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setpgrp()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(n_threads)
     bench = Workbench(torch.device(device))
@@ -167,7 +200,7 @@ def _work(connection: Any, store: RunStore, device: str, n_threads: int) -> None
         try:
             job = connection.recv()
         except (EOFError, ConnectionResetError):
-            os._exit(0)
+            return
         try:
             connection.send(_run_and_save(job, store, bench))
         except PruneboardError as error:
@@ -179,4 +212,4 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
+        os.killpg(os.getpgrp(), signal.SIGKILL)

@@ -2,14 +2,18 @@
 
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
-from pruneboard.benchmark.api import Criterion, Model
+from pruneboard.benchmark.api import Criterion, Model, Needs
 from pruneboard.benchmark.errors import PruneboardError
 from pruneboard.benchmark.registry import Registry, fill, source_digest
+from pruneboard.benchmark.schema import digest
+
+FAMILIES = ("control", "weights", "activation", "gradient", "attribution")
+"""Families that the tables and the site tell apart."""
 
 
 @functools.cache
@@ -33,14 +37,46 @@ def criteria_in(module: ModuleType) -> Iterator[tuple[str, Criterion]]:
     """
     for value in vars(module).values():
         if isinstance(value, type) and issubclass(value, Criterion) and value.__module__ == module.__name__:
-            for attribute in ("name", "version", "family", "source", "needs"):
-                if not hasattr(value, attribute):
-                    raise PruneboardError(
-                        f"every criterion must declare `{attribute}`, but `{value.__qualname__}` does not; add it."
-                    )
-            yield value.name, value()
-            for name, parameters in value.presets.items():
-                yield name, value(**parameters)
+            _check_declared(value)
+            # The source is read now, when it is imported: editing it later does not change what this process runs.
+            criterion_digest(value)
+            for name, parameters in ((value.name, {}), *value.presets.items()):
+                yield name, _make(value, name, parameters)
+
+
+def _check_declared(criterion: type[Criterion]) -> None:
+    """Raise unless a criterion declares what every row will say of it."""
+    valid: dict[str, Callable[[Any], bool]] = {
+        "name": lambda value: isinstance(value, str),
+        "version": lambda value: type(value) is int and value >= 1,
+        "family": lambda value: value in FAMILIES,
+        "source": lambda value: isinstance(value, str),
+        "needs": lambda value: value in get_args(Needs),
+    }
+    expected = {
+        "version": "a whole number from 1",
+        "family": f"one of {', '.join(FAMILIES)}",
+        "needs": f"one of {', '.join(get_args(Needs))}",
+    }
+    for attribute, is_valid in valid.items():
+        value = getattr(criterion, attribute, None)
+        if not is_valid(value):
+            raise PruneboardError(
+                f"`{attribute}` of criterion `{criterion.__qualname__}` must be {expected.get(attribute, 'a text')}, "
+                f"got {value!r}; declare it in the class."
+            )
+
+
+def _make(criterion: type[Criterion], name: str, parameters: Mapping[str, Any]) -> Criterion:
+    try:
+        made = criterion(**parameters)
+        digest(asdict(made))
+    except (TypeError, ValueError) as error:
+        raise PruneboardError(
+            f"the parameters of criterion `{name}` must be its fields with plain finite values, got "
+            f"{dict(parameters)}: {error}."
+        ) from error
+    return made
 
 
 def models_in(module: ModuleType) -> Iterator[tuple[str, Model]]:
@@ -50,9 +86,10 @@ def models_in(module: ModuleType) -> Iterator[tuple[str, Model]]:
             yield value.name, value
 
 
-def criterion_digest(criterion: Criterion) -> str:
-    """Return the sha256 of a criterion's source."""
-    return source_digest(sys.modules[type(criterion).__module__])
+@functools.cache
+def criterion_digest(criterion: type[Criterion]) -> str:
+    """Return the sha256 of a criterion's source as it was when it was imported."""
+    return source_digest(sys.modules[criterion.__module__])
 
 
 def criterion_parameters(criterion: Criterion) -> dict[str, Any]:

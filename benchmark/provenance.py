@@ -3,7 +3,9 @@
 import contextlib
 import functools
 import importlib.metadata
+import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +17,11 @@ from pruneboard.benchmark.errors import ModelError
 
 _ROOT = Path(__file__).resolve().parents[1]
 
+# What decides numbers; rows and sites that are written into the checkout do not make the code another one.
+_CODE = ("benchmark", "criteria", "models", "pyproject.toml")
+
+_DEVICE = re.compile(r"cpu|cuda(:[0-9]+)?|mps")
+
 
 @functools.cache
 def versions() -> dict[str, str]:
@@ -25,33 +32,42 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def commit() -> tuple[str, bool]:
-    """Return the commit of the code and whether the working tree was exactly that; ("", False) outside a checkout."""
+    """Return the commit of the code and whether the code was exactly that; ("", False) outside a checkout."""
     if not (_ROOT / ".git").exists():
         return "", False
     try:
-        head, changes = (
-            subprocess.run(["git", "-C", str(_ROOT), *command], capture_output=True, text=True, check=True).stdout
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
-        )
+        head = _git("rev-parse", "HEAD")
+        changes = _git("status", "--porcelain", "--untracked-files=normal", "--", *_CODE)
     except (OSError, subprocess.CalledProcessError):
         return "", False
     return head.strip(), not changes.strip()
+
+
+def _git(*command: str) -> str:
+    # Git's own variables, which a hook sets for example, would point it to another repository.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    return subprocess.run(
+        ["git", "-C", str(_ROOT), *command], env=environment, capture_output=True, text=True, check=True
+    ).stdout
 
 
 def resolve_device(name: str) -> torch.device:
     """Return the device of a name; `auto` is the GPU where there is one, else the CPU.
 
     Raises:
-        ModelError: torch does not know the device, or it is not there.
+        ModelError: results are not measured on such a device, or it is not there.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rule = f"`--device` must be a usable device such as cpu or cuda:0, got `{name}`"
+    if not _DEVICE.fullmatch(name):
+        raise ModelError(f"{rule}; choose auto, cpu, cuda, cuda:N or mps.")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ModelError(f"`--device` must be a usable device such as cpu or cuda:0, got `{name}`: {reason}") from error
+        raise ModelError(f"{rule}: {reason}") from error
     return device
 
 

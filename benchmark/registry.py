@@ -79,9 +79,11 @@ def plugin_modules(package: str) -> Iterator[ModuleType]:
             name = f"{package}.{info.name}"
             try:
                 yield importlib.import_module(name)
-            except ImportError as error:
+            # A plugin is foreign code, and whatever it raises is a fault of that one file.
+            except Exception as error:
                 raise PruneboardError(
-                    f"every file of `{package}` must be importable, but `{info.name}` is not: {error}."
+                    f"every file of `{package}` must be importable, but `{info.name}` is not: "
+                    f"{type(error).__name__}: {error}; mend the file or move it away."
                 ) from error
 
 

@@ -12,17 +12,18 @@ import torch
 from torch import nn
 
 from pruneboard.benchmark import plugins, provenance
-from pruneboard.benchmark.api import Batch, Context, Criterion, Model, Scores, SumCriterion
-from pruneboard.benchmark.checks import Snapshot, check_contributions, check_scores
+from pruneboard.benchmark.api import Batch, Context, Criterion, Model
 from pruneboard.benchmark.counts import count_sizes
 from pruneboard.benchmark.data import Dataset, draw_reference, find_dataset
 from pruneboard.benchmark.errors import Unsupported
 from pruneboard.benchmark.evaluate import Evaluation, accuracy_curve
 from pruneboard.benchmark.ranking import rank
 from pruneboard.benchmark.schema import ENGINE_VERSION, SCHEMA_VERSION, CurvePoint, Job, Row, Status, digest
+from pruneboard.benchmark.scoring import Scoring, score_all_shots
 from pruneboard.benchmark.units import Layer, find_layers
 
 _LONGEST_REASON = 500
+_N_PROBE_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,10 @@ class _LoadedModel:
     network: nn.Module
     evaluation: Evaluation
 
-
-@dataclass(frozen=True)
-class _Scoring:
-    """Scores at every number of shots, and what they cost."""
-
-    by_shots: dict[int, Scores]
-    seconds: float
-    peak_bytes: int | None
+    @property
+    def probe(self) -> torch.Tensor:
+        """A few images whose logits tell whether the network still computes what it did."""
+        return self.evaluation.images[:_N_PROBE_IMAGES]
 
 
 class Workbench:
@@ -48,12 +45,19 @@ class Workbench:
 
     Args:
         device: where networks run.
+
+    Attributes:
+        device: where networks run.
+        tainted: whether a plugin changed the process so that a newly loaded network computes something else; no
+            further job must run in it.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.tainted = False
         self._dataset = functools.cache(find_dataset)
         self._models: dict[tuple[str, str, str], _LoadedModel] = {}
+        self._logits: dict[tuple[str, str, str], torch.Tensor] = {}
 
     def dataset(self, job: Job) -> Dataset:
         """Return the data set that the job's suite runs on.
@@ -77,12 +81,17 @@ class Workbench:
             pixels = split.images(size=plugin.input_size).to(self.device)
             images = plugin.normalise(pixels.float() / 255)
             labels = torch.from_numpy(split.labels).to(self.device)
-            self._models[name] = _LoadedModel(plugin, plugin.load().to(self.device), Evaluation(images, labels))
+            loaded = _LoadedModel(plugin, plugin.load().to(self.device), Evaluation(images, labels))
+            with torch.no_grad():
+                logits = loaded.network(loaded.probe)
+            self.tainted |= not torch.allclose(logits, self._logits.setdefault(name, logits), rtol=1e-4, atol=1e-5)
+            self._models[name] = loaded
         return self._models[name]
 
-    def forget_models(self) -> None:
-        """Drop the loaded network, because a plugin may have damaged it."""
+    def reload_model(self, job: Job) -> None:
+        """Load the job's network anew, because a plugin may have damaged it, and see whether that mends it."""
         self._models.clear()
+        self.model(job)
 
     def key(self, job: Job) -> str:
         """Return the digest of everything that decides the job's result."""
@@ -94,7 +103,7 @@ class Workbench:
                 "data": self.dataset(job).digest,
                 "model": [model.name, model.version, model.weights.digest if model.weights else ""],
                 "granularity": job.granularity,
-                "criterion": [job.criterion, criterion.version, plugins.criterion_digest(criterion)],
+                "criterion": [job.criterion, criterion.version, plugins.criterion_digest(type(criterion))],
                 "parameters": plugins.criterion_parameters(criterion),
                 "seed": job.seed,
             }
@@ -113,116 +122,89 @@ def run_job(job: Job, bench: Workbench) -> list[Row]:
         AssetError, ModelError: the network or the data cannot be loaded, which no other job could mend.
     """
     started = time.perf_counter()
-    plugins.criteria().get(job.criterion)
+    criterion = plugins.criteria().get(job.criterion)
     loaded = bench.model(job)
-    try:
-        layers = find_layers(loaded.network, job.granularity, loaded.evaluation.images[:1])
-        scoring = _score(job, bench, loaded, layers)
-        points = list(_curves(job, loaded, layers, scoring))
-        size = count_sizes(loaded.network, layers, [_all_kept(layers)], loaded.evaluation.images[:1])[0]
-    except Unsupported as refusal:
-        return [_row(job, bench, status="unsupported", reason=str(refusal), seconds=time.perf_counter() - started)]
-    # A plugin is foreign code: whatever it raises is its result, and the suite goes on.
-    except Exception as error:  # noqa: BLE001
-        bench.forget_models()
-        seconds = time.perf_counter() - started
-        return [_row(job, bench, status="failed", reason=describe(error), seconds=seconds)]
-    row = replace(
-        _row(job, bench, status="ok", reason="", seconds=time.perf_counter() - started),
-        n_units=sum(layer.n_units for layer in layers),
-        params_total=size.params,
-        macs_total=size.macs,
-        score_seconds=scoring.seconds,
-        score_peak_bytes=scoring.peak_bytes,
+    layers = find_layers(loaded.network, job.granularity, loaded.probe[:1])
+    context = Context(
+        model=loaded.network,
+        layers=layers,
+        generator=_generator(job, "criterion"),
+        data=_reference(job, bench, loaded.plugin, criterion),
     )
-    return [replace(row, shots=shots, **asdict(point)) for shots, point in points]
+    status: Status
+    try:
+        scoring = score_all_shots(criterion, context, job.suite.shots, loaded.probe)
+        points = list(_curves(job, loaded, layers, scoring))
+    except Unsupported as refusal:
+        reason, status = clean_reason(refusal), "unsupported"
+    # A plugin is foreign code: whatever it raises, even sys.exit(), is its result, and the suite goes on.
+    except (Exception, SystemExit) as error:  # noqa: BLE001
+        bench.reload_model(job)
+        reason, status = describe(error), "failed"
+    else:
+        size = count_sizes(loaded.network, layers, [_all_kept(layers)], loaded.probe[:1])[0]
+        row = replace(
+            make_row(job, bench, status="ok", reason="", seconds=time.perf_counter() - started),
+            n_units=sum(layer.n_units for layer in layers),
+            params_total=size.params,
+            macs_total=size.macs,
+            score_seconds=scoring.seconds,
+            score_peak_bytes=scoring.peak_bytes,
+        )
+        return [replace(row, shots=shots, **asdict(point)) for shots, point in points]
+    return [make_row(job, bench, status=status, reason=reason, seconds=time.perf_counter() - started)]
 
 
-def failed_row(job: Job, bench: Workbench, reason: str) -> Row:
-    """Return the row of a job whose process did not live to report."""
-    return _row(job, bench, status="failed", reason=reason, seconds=None)
-
-
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """Return an exception in one line: its type, message, and the last line of code that led to it."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" (in `{frames[-1].name}`, line {frames[-1].lineno})" if frames else ""
-    message = " ".join(str(error).split())
-    return f"{type(error).__name__}: {message}"[:_LONGEST_REASON] + where
+    return f"{type(error).__name__}: {clean_reason(error)}{where}"
+
+
+def clean_reason(error: BaseException) -> str:
+    """Return an exception's message as one short line of printable text, whatever a plugin put into it."""
+    try:
+        message = str(error)
+    # The message of a foreign exception is foreign code as well.
+    except Exception as failure:  # noqa: BLE001
+        message = f"its message cannot be read: {type(failure).__name__}"
+    text = message[: 10 * _LONGEST_REASON].encode("utf-8", "replace").decode()
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(printable.split())[:_LONGEST_REASON]
 
 
 def _generator(job: Job, purpose: str) -> torch.Generator:
-    """Independent streams for the criterion and for ties, so that neither depends on what the other draws."""
+    """Independent streams for each purpose, so that none depends on what another draws."""
     return torch.Generator().manual_seed(int(digest([job.seed, purpose])[:15], 16))
 
 
-def _reference(job: Job, bench: Workbench, plugin: Model) -> Batch:
+def _reference(job: Job, bench: Workbench, plugin: Model, criterion: Criterion) -> Batch | None:
+    """Return the reference images and labels, as far as the criterion declares that it needs them."""
+    if criterion.needs == "nothing":
+        return None
     split = bench.dataset(job).split(job.suite.reference_split)
     indices = draw_reference(split.labels, max(job.suite.shots), job.seed)
+    labels = torch.from_numpy(split.labels[indices])
+    if criterion.needs == "images":
+        # Classes come in order within each shot, so without labels the images of a shot are shuffled as well.
+        generator = _generator(job, "order of images")
+        n_classes = len(indices) // max(job.suite.shots)
+        shots = torch.arange(len(indices)).reshape(-1, n_classes)
+        order = torch.cat([shot[torch.randperm(n_classes, generator=generator)] for shot in shots])
+        indices, labels = indices[order.numpy()], torch.full_like(labels, -1)
     pixels = split.images(indices, size=plugin.input_size).to(bench.device)
-    return Batch(plugin.normalise(pixels.float() / 255), torch.from_numpy(split.labels[indices]).to(bench.device))
-
-
-def _score(job: Job, bench: Workbench, loaded: _LoadedModel, layers: Sequence[Layer]) -> _Scoring:
-    criterion = plugins.criteria().get(job.criterion)
-    data = None
-    if criterion.needs != "nothing":
-        data = _reference(job, bench, loaded.plugin)
-    context = Context(
-        model=loaded.network,
-        layers=tuple(layers),
-        generator=_generator(job, "criterion"),
-        data=_allowed(criterion, data),
-    )
-    snapshot = Snapshot(loaded.network)
-    with provenance.peak_memory(bench.device) as memory:
-        started = time.perf_counter()
-        by_shots = _score_all_shots(criterion, context, job.suite.shots, layers)
-        if bench.device.type == "cuda":
-            torch.cuda.synchronize(bench.device)
-        seconds = time.perf_counter() - started
-    snapshot.check()
-    for scores in by_shots.values():
-        check_scores(scores, layers)
-    return _Scoring(by_shots, seconds, memory.n_bytes)
-
-
-def _allowed(criterion: Criterion, data: Batch | None) -> Batch | None:
-    """Hide the labels from a criterion that does not declare them."""
-    if data is None or criterion.needs == "labels":
-        return data
-    return Batch(data.images, torch.full_like(data.labels, -1))
-
-
-def _score_all_shots(
-    criterion: Criterion, context: Context, shots: Sequence[int], layers: Sequence[Layer]
-) -> dict[int, Scores]:
-    """Score at every number of shots; images are in shot-major order, so k shots are a prefix."""
-    if context.data is None:
-        return dict.fromkeys(shots, criterion.score(context))
-    per_shot = len(context.data.images) // max(shots)
-    if isinstance(criterion, SumCriterion):
-        contributions = criterion.all_contributions(context)
-        check_contributions(contributions, layers, len(context.data.images))
-        return {k: criterion.reduce_prefix(contributions, k * per_shot) for k in shots}
-    by_shots = {}
-    for k in shots:
-        part = Batch(context.data.images[: k * per_shot], context.data.labels[: k * per_shot])
-        by_shots[k] = criterion.score(
-            Context(model=context.model, layers=context.layers, generator=context.generator, data=part)
-        )
-    return by_shots
+    return Batch(plugin.normalise(pixels.float() / 255), labels.to(bench.device))
 
 
 def _curves(
-    job: Job, loaded: _LoadedModel, layers: Sequence[Layer], scoring: _Scoring
+    job: Job, loaded: _LoadedModel, layers: Sequence[Layer], scoring: Scoring
 ) -> Iterator[tuple[int, CurvePoint]]:
     known: dict[int, list[CurvePoint]] = {}
     for shots, scores in scoring.by_shots.items():
         # Without data the same scores serve every number of shots, and so does their curve.
         if id(scores) not in known:
-            ordered = {layer.name: scores[layer.name] for layer in layers}
-            ranking = rank(ordered, job.suite.scope, _generator(job, "ties"))
+            ranking = rank(scores, job.suite.scope, _generator(job, "ties"))
             known[id(scores)] = accuracy_curve(loaded.network, layers, ranking, job.suite.rates, loaded.evaluation)
         for point in known[id(scores)]:
             yield shots, point
@@ -232,11 +214,11 @@ def _all_kept(layers: Sequence[Layer]) -> dict[str, torch.Tensor]:
     return {layer.name: torch.ones(layer.n_units, dtype=torch.bool) for layer in layers}
 
 
-def _row(job: Job, bench: Workbench, *, status: Status, reason: str, seconds: float | None) -> Row:
+def make_row(job: Job, bench: Workbench, *, status: Status, reason: str, seconds: float | None) -> Row:
     """Fill in a job's provenance; what was measured stays empty."""
     model, criterion = plugins.models().get(job.model), plugins.criteria().get(job.criterion)
     dataset = bench.dataset(job)
-    commit, clean = provenance.commit()
+    versions, (commit, clean) = provenance.versions(), provenance.commit()
     return Row(
         schema_version=SCHEMA_VERSION,
         key=bench.key(job),
@@ -252,32 +234,22 @@ def _row(job: Job, bench: Workbench, *, status: Status, reason: str, seconds: fl
         criterion=job.criterion,
         criterion_family=criterion.family,
         criterion_version=criterion.version,
-        criterion_digest=plugins.criterion_digest(criterion),
+        criterion_digest=plugins.criterion_digest(type(criterion)),
         criterion_needs=criterion.needs,
         criterion_source=criterion.source,
         parameters=json.dumps(plugins.criterion_parameters(criterion), sort_keys=True),
         seed=job.seed,
         status=status,
         reason=reason,
-        n_units=None,
-        params_total=None,
-        macs_total=None,
-        score_seconds=None,
-        score_peak_bytes=None,
         job_seconds=seconds,
         device=provenance.device_name(bench.device),
         threads=torch.get_num_threads(),
-        **provenance.versions(),
+        python=versions["python"],
+        torch=versions["torch"],
+        timm=versions["timm"],
+        zennit=versions["zennit"],
+        pruneboard=versions["pruneboard"],
         commit=commit,
         clean=clean,
         time_utc=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        shots=None,
-        rate=None,
-        n_units_removed=None,
-        top1=None,
-        top5=None,
-        cross_entropy=None,
-        n_images=None,
-        params_left=None,
-        macs_left=None,
     )

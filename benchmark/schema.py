@@ -112,8 +112,13 @@ class CurvePoint:
     macs_left: int
 
 
-def _column(level: Literal["job", "point"], meaning: str, unit: str = "") -> Any:
-    return dataclasses.field(metadata={"level": level, "meaning": meaning, "unit": unit})
+def _column(level: Literal["job", "point"], meaning: str, unit: str = "", *, default: Any = dataclasses.MISSING) -> Any:
+    return dataclasses.field(default=default, metadata={"level": level, "meaning": meaning, "unit": unit})
+
+
+def _measured(level: Literal["job", "point"], meaning: str, unit: str = "") -> Any:
+    """A column that stays empty when nothing was measured."""
+    return _column(level, meaning, unit, default=None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,12 +149,12 @@ class Row:
     seed: int = _column("job", "seed of the reference draw and of random ties")
     status: str = _column("job", "ok, unsupported or failed")
     reason: str = _column("job", "why there is no result; empty when status is ok")
-    n_units: int | None = _column("job", "units of this granularity in the network")
-    params_total: int | None = _column("job", "parameters of the unpruned network")
-    macs_total: int | None = _column("job", "multiply-accumulates of the unpruned network for one image")
-    score_seconds: float | None = _column("job", "time of the scoring pass at the largest number of shots", "s")
-    score_peak_bytes: int | None = _column("job", "peak memory added by the scoring pass", "byte")
-    job_seconds: float | None = _column("job", "time of the whole job", "s")
+    n_units: int | None = _measured("job", "units of this granularity in the network")
+    params_total: int | None = _measured("job", "parameters of the unpruned network")
+    macs_total: int | None = _measured("job", "multiply-accumulates of the unpruned network for one image")
+    score_seconds: float | None = _measured("job", "time of scoring at the largest number of shots", "s")
+    score_peak_bytes: int | None = _measured("job", "peak memory added by the scoring pass", "byte")
+    job_seconds: float | None = _measured("job", "time of the whole job", "s")
     device: str = _column("job", "device, by name")
     threads: int = _column("job", "CPU threads used by the job")
     python: str = _column("job", "version of Python")
@@ -160,15 +165,17 @@ class Row:
     commit: str = _column("job", "commit of the code, empty for an installed package")
     clean: bool = _column("job", "whether the code was exactly that commit")
     time_utc: str = _column("job", "when the job ended, UTC")
-    shots: int | None = _column("point", "reference images per class")
-    rate: float | None = _column("point", "fraction of units removed, in [0, 1)")
-    n_units_removed: int | None = _column("point", "floor(rate * n_units)")
-    top1: float | None = _column("point", "top-1 accuracy, in [0, 1]")
-    top5: float | None = _column("point", "top-5 accuracy, in [0, 1]")
-    cross_entropy: float | None = _column("point", "mean cross-entropy of the logits", "nat")
-    n_images: int | None = _column("point", "evaluation images")
-    params_left: int | None = _column("point", "parameters that still meet a live input and a kept output")
-    macs_left: int | None = _column("point", "multiply-accumulates left for one image, counted like params_left")
+    shots: int | None = _measured("point", "reference images per class")
+    rate: float | None = _measured("point", "fraction of units removed, in [0, 1)")
+    n_units_removed: int | None = _measured(
+        "point", "floor(rate * n_units), summed over layers when each layer is ranked for itself"
+    )
+    top1: float | None = _measured("point", "top-1 accuracy, in [0, 1]")
+    top5: float | None = _measured("point", "top-5 accuracy, in [0, 1]")
+    cross_entropy: float | None = _measured("point", "mean cross-entropy of the logits", "nat")
+    n_images: int | None = _measured("point", "evaluation images")
+    params_left: int | None = _measured("point", "parameters that still meet a live input and a kept output")
+    macs_left: int | None = _measured("point", "multiply-accumulates left for one image, counted like params_left")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,13 @@ CONFIDENCE = 0.95
 """Level of every interval."""
 
 _CELL = ("model", "seed", "shots")
-_SAME_WITHIN = (("data_digest", ("suite",)), ("suite_digest", ("suite",)), ("weights_digest", ("suite", "model")))
+_SAME_WITHIN = (
+    ("data_digest", ("suite",)),
+    ("suite_digest", ("suite",)),
+    ("weights_digest", ("suite", "model")),
+    ("criterion_digest", ("suite", "criterion")),
+    ("parameters", ("suite", "criterion")),
+)
 _ACCURACY_TOLERANCE = 1e-12
 _RANK_DECIMALS = 12
 
@@ -48,7 +54,7 @@ def area_under_curve(rows: pd.DataFrame) -> pd.DataFrame:
 
     Raises:
         TableError: a cell occurs twice, has no accuracy in [0, 1], or a curve has no rate 0 or other rates than the
-            rest of its suite; or a suite mixes data sets, suite digests or weights.
+            rest of its suite; or a suite mixes data sets, suite digests, weights, or versions of a criterion.
     """
     points, n_rates = _checked_points(rows)
     keys = list(CURVE_KEYS)
@@ -236,7 +242,7 @@ def _raise_mixed(points: pd.DataFrame, column: str, within: tuple[str, ...]) -> 
             where = " / ".join(str(part[name].iloc[0]) for name in within)
             raise TableError(
                 f"the rows of `{where}` must share one `{column}`, got {', '.join(values)}; "
-                "keep what was measured differently in separate tables."
+                "run what is older again, or keep it in a table of its own."
             )
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pruneboard.benchmark.errors import StoreError
-from pruneboard.benchmark.schema import COLUMNS, SCHEMA_VERSION, Row
+from pruneboard.benchmark.schema import COLUMNS, SCHEMA_VERSION, Job, Row
 
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 _PANDAS = {str: "str", int: "Int64", float: "float64", bool: "bool"}
@@ -22,6 +22,8 @@ _ARROW_SCHEMA = pa.schema(
 )
 _JOB_COLUMNS = [c.name for c in COLUMNS if c.level == "job"]
 _POINT_COLUMNS = [c.name for c in COLUMNS if c.level == "point"]
+_CELL = ["model", "granularity", "seed"]
+_SUPERSEDED = "superseded"
 _SORT = ["suite", "criterion", "model", "granularity", "seed", "shots", "rate"]
 _KEY_DIGITS = 16
 
@@ -55,6 +57,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 class RunStore:
     """The finished jobs of a run folder; a file appears only when its job is complete.
 
+    A job's file is named after its cell and key. When a cell was measured under several keys, because its criterion,
+    data or suite changed, the files of the others are set aside in `superseded/` and come back when their key does.
+
     Args:
         folder: run folder; made when the first job is saved.
     """
@@ -62,9 +67,9 @@ class RunStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def path(self, suite: str, key: str) -> Path:
+    def path(self, job: Job, key: str) -> Path:
         """Return the file of a job."""
-        return self.folder / suite / f"{key[:_KEY_DIGITS]}.parquet"
+        return self.folder / job.suite.name / f"{_cell_name(job)}.{key[:_KEY_DIGITS]}.parquet"
 
     def prepare(self) -> None:
         """Check before any work that the folder can be written.
@@ -76,41 +81,56 @@ class RunStore:
         with atomic_file(probe) as temporary:
             temporary.write_text(f"schema {SCHEMA_VERSION}\n", encoding="utf-8")
 
-    def save(self, rows: Sequence[Row]) -> Path:
+    def save(self, job: Job, rows: Sequence[Row]) -> Path:
         """Write the rows of one job at once.
 
         Raises:
             StoreError: the folder cannot be written.
         """
-        path = self.path(rows[0].suite, rows[0].key)
+        path = self.path(job, rows[0].key)
         table = pa.Table.from_pylist([asdict(row) for row in rows], schema=_ARROW_SCHEMA)
         with atomic_file(path) as temporary:
             pq.write_table(table, temporary, compression="zstd")
+        self._set_others_aside(path)
         return path
 
-    def status(self, suite: str, key: str) -> str | None:
-        """Return the status of a finished job, or None when it has not run or its file is damaged."""
-        path = self.path(suite, key)
+    def status(self, job: Job, key: str) -> str | None:
+        """Return the status of a finished job, or None when it has not run or its file is damaged.
+
+        A finished job becomes the one that tables show for its cell.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        path = self.path(job, key)
+        aside = path.parent / _SUPERSEDED / path.name
+        if not path.exists() and aside.exists():
+            _move(aside, path)
         if not path.exists():
             return None
         try:
             rows = _read_parquet(path)
         except StoreError:
             return None
-        return str(rows["status"].iloc[0]) if len(rows) and rows["key"].iloc[0] == key else None
+        if rows.empty or rows["key"].iloc[0] != key:
+            return None
+        self._set_others_aside(path)
+        return str(rows["status"].iloc[0])
+
+    def _set_others_aside(self, path: Path) -> None:
+        cell = path.name.removesuffix(".parquet").rpartition(".")[0]
+        for other in path.parent.glob(f"{cell}.*.parquet"):
+            if other != path:
+                _move(other, path.parent / _SUPERSEDED / other.name)
 
     def read(self, suite: str) -> pd.DataFrame:
-        """Read all rows of a suite, the newest job of each cell, sorted.
+        """Read all rows of a suite but the superseded ones, sorted.
 
         Raises:
             StoreError: a file is damaged, foreign, or of another schema version.
         """
         files = sorted((self.folder / suite).glob("[!.]*.parquet"))
-        return _newest(_concatenate(_read_parquet(path) for path in files))
-
-    def suites(self) -> tuple[str, ...]:
-        """Return the names of the suites that have finished jobs, sorted."""
-        return tuple(sorted({path.parent.name for path in self.folder.glob("*/[!.]*.parquet")}))
+        return _sorted(_concatenate(_read_parquet(path) for path in files))
 
 
 def points_and_jobs(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -137,13 +157,15 @@ class ResultsStore:
     def write(self, rows: pd.DataFrame) -> list[Path]:
         """Write one pair of tables per suite and criterion, and return the files.
 
+        Cells that were published before and are not among `rows` are kept, so a run of a part updates that part.
+
         Raises:
-            StoreError: the folder cannot be written.
+            StoreError: the folder cannot be written, or a table that is there is damaged.
         """
         paths = []
         for (suite, criterion), part in rows.groupby(["suite", "criterion"], sort=True):
             base = self.folder / str(suite) / str(criterion)
-            points, jobs = points_and_jobs(part)
+            points, jobs = points_and_jobs(self._updated(part, base.with_suffix(".jobs.csv")))
             for table, path in ((points, base.with_suffix(".csv")), (jobs, base.with_suffix(".jobs.csv"))):
                 with atomic_file(path) as temporary:
                     table.to_csv(temporary, index=False, lineterminator="\n")
@@ -157,16 +179,28 @@ class ResultsStore:
             StoreError: a table is damaged, lacks its partner, or is of another schema version.
         """
         files = sorted((self.folder / suite).glob("*.jobs.csv"))
-        return _newest(_concatenate(self._read_pair(path) for path in files))
+        return _sorted(_concatenate(self._read_pair(path) for path in files))
 
-    def suites(self) -> tuple[str, ...]:
-        """Return the names of the published suites, sorted."""
-        return tuple(sorted({path.parent.name for path in self.folder.glob("*/*.jobs.csv")}))
+    def _updated(self, rows: pd.DataFrame, jobs_path: Path) -> pd.DataFrame:
+        """Add the published rows of other cells of the same version of the suite, on the same data."""
+        if not jobs_path.exists():
+            return rows
+        before = self._read_pair(jobs_path)
+        cells = pd.MultiIndex.from_frame(before[_CELL])
+        kept = ~cells.isin(pd.MultiIndex.from_frame(rows[_CELL]))
+        for column in ("suite_digest", "data_digest"):
+            kept &= before[column].isin(rows[column]).to_numpy()
+        return _sorted(_concatenate([before[kept], rows]))
 
     def _read_pair(self, jobs_path: Path) -> pd.DataFrame:
         points_path = jobs_path.with_name(jobs_path.name.removesuffix(".jobs.csv") + ".csv")
         jobs, points = (_read_csv(path) for path in (jobs_path, points_path))
         _check_version(jobs_path, jobs.get("schema_version"))
+        for table, path in ((jobs, jobs_path), (points, points_path)):
+            if "key" not in table:
+                raise StoreError(
+                    f"a published table must have a column `key`, but `{path}` has none; publish it again."
+                )
         jobs["short_key"] = jobs["key"].astype(str).str[:_KEY_DIGITS]
         unknown = sorted(set(points["key"].astype(str)) - set(jobs["short_key"]))
         if unknown:
@@ -217,7 +251,12 @@ def _typed(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     missing = [c.name for c in COLUMNS if c.name not in table]
     if missing:
         raise StoreError(f"a result table must have every column of the schema, but `{path}` lacks {missing}.")
-    return table[[c.name for c in COLUMNS]].astype({c.name: _PANDAS[c.kind] for c in COLUMNS})
+    try:
+        return table[[c.name for c in COLUMNS]].astype({c.name: _PANDAS[c.kind] for c in COLUMNS})
+    except (ValueError, TypeError) as error:
+        raise StoreError(
+            f"a result table must have values of the schema's types, but `{path}` has not: {error}."
+        ) from error
 
 
 def _concatenate(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -227,8 +266,21 @@ def _concatenate(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def _newest(rows: pd.DataFrame) -> pd.DataFrame:
-    """Keep the newest job of each cell and data set, so that a job run again after a change replaces the old one."""
-    cell = ["suite", "data_digest", "model", "granularity", "criterion", "seed"]
-    jobs = rows.drop_duplicates("key").sort_values(["time_utc", "key"]).drop_duplicates(cell, keep="last")
-    return rows[rows["key"].isin(jobs["key"])].sort_values(_SORT, ignore_index=True)
+def _sorted(rows: pd.DataFrame) -> pd.DataFrame:
+    """Sort rows, and drop those of a copied file."""
+    return rows.drop_duplicates(["key", "shots", "rate"]).sort_values(_SORT, ignore_index=True)
+
+
+def _cell_name(job: Job) -> str:
+    return f"{job.model}.{job.granularity}.{job.criterion}.{job.seed}"
+
+
+def _move(source: Path, target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)
+    # Another run on the same folder may have moved it first.
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"`{source}` must be movable to `{target}`, but {error.strerror}; mend its folder.") from error

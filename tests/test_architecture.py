@@ -33,10 +33,11 @@ LEVELS: dict[str, int] = {
     "evaluate": 4,
     "checks": 4,
     "plugins": 4,
+    "scoring": 5,
     "training": 5,
-    "runner": 5,
-    "executors": 6,
-    "cli": 7,
+    "runner": 6,
+    "executors": 7,
+    "cli": 8,
 }
 
 # What `--help`, `table` and `site build` load has to start in well under a second.
@@ -279,7 +280,7 @@ def test_assert_is_for_tests() -> None:
     assert not breaches(wrong)
 
 
-def test_only_the_runner_catches_everything() -> None:
+def test_only_what_runs_plugins_catches_everything() -> None:
     def wrong(path: Path) -> Iterator[str]:
         for node in ast.walk(parse(path)):
             if isinstance(node, ast.ExceptHandler):
@@ -287,7 +288,9 @@ def test_only_the_runner_catches_everything() -> None:
                 if any(kind is None or dotted(kind) in {"Exception", "BaseException"} for kind in kinds):
                     yield f"line {node.lineno}"
 
-    found = [breach for breach in breaches(wrong) if not breach.startswith("benchmark/runner.py:")]
+    # Both run foreign code: one imports it, the other calls it.
+    allowed = ("benchmark/runner.py:", "benchmark/registry.py:")
+    found = [breach for breach in breaches(wrong) if not breach.startswith(allowed)]
     assert not found, "name the exceptions that are expected"
 
 

@@ -3,10 +3,9 @@
 import inspect
 import json
 
-from rich.console import Console
-
 from pruneboard.benchmark import plugins
 from pruneboard.benchmark.api import Criterion, Model
+from pruneboard.benchmark.cli._console import make_console
 from pruneboard.benchmark.cli.suite_listing import make_table, print_facts, print_suite
 from pruneboard.benchmark.data import datasets
 from pruneboard.benchmark.registry import unknown_name
@@ -31,7 +30,7 @@ def print_list(kind: str) -> None:
             table = make_table("data set", "where", "title")
             for info in datasets():
                 table.add_row(info.name, info.where, info.title)
-    Console(markup=False).print(table)
+    make_console().print(table)
 
 
 def print_details(name: str) -> None:
@@ -60,7 +59,7 @@ def _print_criterion(name: str, criterion: Criterion) -> None:
         "source": criterion.source,
         "parameters": _parameters(criterion),
         "deterministic": "yes" if criterion.deterministic else "no",
-        "code": f"{type(criterion).__module__}, sha256 {plugins.criterion_digest(criterion)}",
+        "code": f"{type(criterion).__module__}, sha256 {plugins.criterion_digest(type(criterion))}",
     }
     print_facts(facts, inspect.getdoc(type(criterion)) or "")
 

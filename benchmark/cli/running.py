@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pruneboard.benchmark import plugins
+from pruneboard.benchmark.cli._console import make_console
 from pruneboard.benchmark.data import draw_reference
+from pruneboard.benchmark.errors import SuiteError
 from pruneboard.benchmark.executors import Event, Started, run_in_process, run_in_workers
 from pruneboard.benchmark.provenance import resolve_device
 from pruneboard.benchmark.runner import Workbench
@@ -69,17 +71,16 @@ def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions) -> RunSummary:
     Raises:
         PruneboardError: bad input, found before any job starts, or a run that cannot go on.
     """
-    console = Console()
+    console = make_console()
     suite = jobs[0].suite
     device = resolve_device(options.device)
     bench, store = Workbench(device), RunStore(options.out)
     store.prepare()
     _check_ready(jobs, bench)
-    todo = [job for job in jobs if options.fresh or store.status(suite.name, bench.key(job)) in (None, "failed")]
+    todo = [job for job in jobs if options.fresh or store.status(job, bench.key(job)) in (None, "failed")]
     dataset = bench.dataset(jobs[0])
     console.print(
-        f"{suite.title}: {len(jobs)} jobs on {dataset.name}, {len(jobs) - len(todo)} done before, {len(todo)} to run.",
-        highlight=False,
+        f"{suite.title}: {len(jobs)} jobs on {dataset.name}, {len(jobs) - len(todo)} done before, {len(todo)} to run."
     )
     summary = RunSummary()
     with _execute(todo, store, bench, options.n_workers) as events:
@@ -95,6 +96,12 @@ def _check_ready(jobs: Sequence[Job], bench: Workbench) -> None:
     """Load everything once before the first job, so that what is missing is said at once and not job by job."""
     for criterion in {job.criterion for job in jobs}:
         plugins.criteria().get(criterion)
+    for job in {(job.model, job.granularity): job for job in jobs}.values():
+        if job.granularity not in (known := plugins.models().get(job.model).granularities):
+            raise SuiteError(
+                f"model `{job.model}` must be pruned by some of {known}, got {job.granularity!r} in suite "
+                f"`{job.suite.name}`; correct the suite file."
+            )
     for job in {job.model: job for job in jobs}.values():
         dataset = bench.dataset(job)
         dataset.split(job.suite.evaluation_split)
@@ -142,24 +149,24 @@ def _follow(events: Iterator[Event], n_jobs: int, summary: RunSummary, console: 
                 progress.advance(task)
                 if event.status == "failed":
                     summary.failures.append((event.job, event.reason))
-                    progress.console.print(f"failed: {event.job}: {event.reason}", highlight=False, markup=False)
+                    progress.console.print(f"failed: {event.job}: {event.reason}")
                 elif not console.is_terminal:
                     done = summary.counts.total()
-                    console.print(f"[{done}/{n_jobs}] {event.job}: {event.status}", highlight=False, markup=False)
+                    console.print(f"[{done}/{n_jobs}] {event.job}: {event.status}")
             progress.update(task, running="; ".join(f"{job.model} {job.criterion} {job.seed}" for job in running))
 
 
 def _print_summary(summary: RunSummary, suite: str, options: RunOptions, console: Console) -> None:
     counts = ", ".join(f"{summary.counts[status]} {status}" for status in sorted(summary.counts)) or "nothing to do"
     verb = "Stopped" if summary.interrupted else "Ended"
-    console.print(f"{verb}: {counts}. Rows are in {options.out}.", highlight=False, markup=False)
+    console.print(f"{verb}: {counts}. Rows are in {options.out}.")
     if summary.interrupted:
-        console.print("Finished jobs are kept; the same command continues.", highlight=False)
+        console.print("Finished jobs are kept; the same command continues.")
     elif summary.failures:
-        console.print("Failed jobs are rows with their reason; the same command tries them again.", highlight=False)
+        console.print("Failed jobs are rows with their reason; the same command tries them again.")
     else:
         runs = "" if options.out == Path("runs") else f" --runs {options.out}"
-        console.print(f"Next: pruneboard table {suite}{runs}", highlight=False, markup=False)
+        console.print(f"Next: pruneboard table {suite}{runs}")
 
 
 def train_model(name: str, out: Path, *, device: str, overwrite: bool) -> bool:
@@ -168,7 +175,7 @@ def train_model(name: str, out: Path, *, device: str, overwrite: bool) -> bool:
     Raises:
         PruneboardError: the model has no recipe, or the file cannot be written.
     """
-    console = Console()
+    console = make_console()
     model = plugins.models().get(name)
     torch_device: torch.device = resolve_device(device)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -183,9 +190,5 @@ def train_model(name: str, out: Path, *, device: str, overwrite: bool) -> bool:
         except KeyboardInterrupt:
             console.print("Stopped; nothing was written.")
             return True
-    console.print(
-        f"{out}: test accuracy {result.top1:.4f}, {result.seconds:.0f} s, sha256 {result.sha256}",
-        highlight=False,
-        markup=False,
-    )
+    console.print(f"{out}: test accuracy {result.top1:.4f}, {result.seconds:.0f} s, sha256 {result.sha256}")
     return False

@@ -1,8 +1,8 @@
 """Listing and showing suites, which needs no plugin."""
 
-from rich.console import Console
 from rich.table import Table
 
+from pruneboard.benchmark.cli._console import make_console
 from pruneboard.benchmark.schema import Suite
 from pruneboard.benchmark.suites import expand, load_suite, suite_names, suite_path
 
@@ -13,7 +13,7 @@ def print_suites() -> None:
     for name in suite_names():
         suite = load_suite(suite_path(name))
         table.add_row(name, str(len(expand(suite))), ", ".join(suite.datasets), suite.title)
-    Console(markup=False).print(table)
+    make_console().print(table)
 
 
 def print_suite(suite: Suite) -> None:
@@ -37,15 +37,15 @@ def print_suite(suite: Suite) -> None:
 
 def print_facts(facts: dict[str, str], text: str) -> None:
     """Print names and values in two columns, and a text below."""
-    console = Console(markup=False)
+    console = make_console()
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(name, value)
-    console.print(table, highlight=False)
+    console.print(table)
     console.print()
-    console.print(text, highlight=False)
+    console.print(text)
 
 
 def make_table(*columns: str) -> Table:

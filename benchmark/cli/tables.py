@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
+from rich.text import Text
 
+from pruneboard.benchmark.cli._console import make_console
 from pruneboard.benchmark.errors import StoreError
 from pruneboard.benchmark.render import build_site, terminal_table
 from pruneboard.benchmark.schema import Suite
@@ -18,10 +19,10 @@ def print_table(name: str, runs: Path, results: Path) -> None:
     Raises:
         PruneboardError: there is no such suite, there are no rows of it, or a file is damaged.
     """
-    console = Console()
+    console = make_console()
     suite = load_suite(suite_path(name))
     rows, source = _rows(suite, runs, results)
-    console.print(f"{suite.title}, {source}", style="bold", highlight=False, markup=False)
+    console.print(Text(f"{suite.title}, {source}", style="bold"))
     console.print(terminal_table(rows, suite))
 
 
@@ -36,7 +37,7 @@ def publish(name: str, runs: Path, results: Path) -> None:
     if rows.empty:
         raise _no_rows(suite, [runs])
     for path in ResultsStore(results).write(rows):
-        Console().print(str(path), highlight=False, markup=False, soft_wrap=True)
+        make_console().print(str(path), soft_wrap=True)
 
 
 def build(runs: Path | None, results: Path, out: Path) -> Path:
@@ -82,8 +83,8 @@ def _of_grid(rows: pd.DataFrame, suite: Suite) -> pd.DataFrame:
     )
     left_out = rows.loc[~current, "key"].nunique()
     if left_out:
-        Console(stderr=True).print(
-            f"note: {left_out} jobs of another version of suite `{suite.name}` are left out.", highlight=False
+        make_console(stderr=True).print(
+            f"note: {left_out} jobs of another version of suite `{suite.name}` are left out."
         )
     return rows[current].reset_index(drop=True)
 

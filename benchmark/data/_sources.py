@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import importlib
 import json
 import re
 from collections.abc import Iterator
@@ -14,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import sklearn.datasets
 from PIL import Image
 
 from pruneboard.benchmark.assets import file_sha256, is_folder
@@ -52,7 +52,8 @@ class Digits:
 
 @functools.cache
 def _digits() -> tuple[npt.NDArray[np.uint8], Labels]:
-    values, labels = sklearn.datasets.load_digits(return_X_y=True)
+    # Importing scikit-learn takes a second, which runs on other data need not wait for.
+    values, labels = importlib.import_module("sklearn.datasets").load_digits(return_X_y=True)
     return np.rint(values * 255 / 16).astype(np.uint8).reshape(-1, 8, 8), labels.astype(np.int64)
 
 

@@ -5,6 +5,7 @@ A suite file is TOML; `digits.toml` beside this module is the one to copy.
 
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,12 @@ from pruneboard.benchmark.schema import GRANULARITIES, PROTOCOLS, SCOPES, Job, S
 
 _FOLDER = Path(__file__).resolve().parent
 _FORMAT = 1
+_LARGEST = 2**63 - 1
+_LONGEST_SHOWN = 200
+
+# Names become parts of paths; that of a suite, criterion or model is the name of a Python module as well.
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_DATASET = re.compile(r"\w[\w.-]*")
 _TABLES: Mapping[str, tuple[str, ...]] = {
     "": ("format", "name", "version", "title", "description", "data", "protocol", "grid", "models"),
     "data": ("datasets", "reference_split", "evaluation_split"),
@@ -52,7 +59,8 @@ def load_suite(path: Path) -> Suite:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SuiteError(f"a suite file must be readable, but `{path}` is not: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # Besides its own errors, tomllib lets those of integers with thousands of digits and of deep nesting through.
+    except (ValueError, RecursionError) as error:
         raise SuiteError(f"a suite file must be valid TOML, but `{path}` is not: {error}.") from error
     return _SuiteReader(path, document).read()
 
@@ -90,35 +98,40 @@ class _SuiteReader:
         self._document = document
 
     def _fail(self, field: str, rule: str, value: object) -> SuiteError:
-        return SuiteError(f"`{field}` must be {rule}, got {value!r} in suite file `{self._path}`.")
+        return SuiteError(f"`{field}` must be {rule}, got {_shown(value)} in suite file `{self._path}`.")
 
     def read(self) -> Suite:
         for table, keys in _TABLES.items():
             self._check_keys(table, keys)
-        if self._document["format"] != _FORMAT:
+        if type(self._document["format"]) is not int or self._document["format"] != _FORMAT:
             raise self._fail("format", f"{_FORMAT}, the only one this version reads", self._document["format"])
         data, protocol, grid = (self._document[name] for name in ("data", "protocol", "grid"))
-        name = self._text("name", self._document["name"])
+        name = self._name("name", self._document["name"], _NAME)
         if name != self._path.stem:
             raise self._fail("name", f"the stem of its file, `{self._path.stem}`", name)
         if protocol["name"] not in PROTOCOLS:
             raise self._fail("protocol.name", f"one of {PROTOCOLS}", protocol["name"])
         if protocol["scope"] not in SCOPES:
             raise self._fail("protocol.scope", f"one of {SCOPES}", protocol["scope"])
+        reference_split = self._text("data.reference_split", data["reference_split"])
+        evaluation_split = self._text("data.evaluation_split", data["evaluation_split"])
+        if evaluation_split == reference_split:
+            rule = "another split than `data.reference_split`, so that no criterion sees an image it is judged by"
+            raise self._fail("data.evaluation_split", rule, evaluation_split)
         return Suite(
             name=name,
             version=self._integers("version", [self._document["version"]], least=1)[0],
             title=self._text("title", self._document["title"]),
             description=self._text("description", self._document["description"]),
-            datasets=self._names("data.datasets", data["datasets"]),
-            reference_split=self._text("data.reference_split", data["reference_split"]),
-            evaluation_split=self._text("data.evaluation_split", data["evaluation_split"]),
+            datasets=self._names("data.datasets", data["datasets"], _DATASET),
+            reference_split=reference_split,
+            evaluation_split=evaluation_split,
             protocol=protocol["name"],
             scope=protocol["scope"],
             rates=self._rates(grid["rates"]),
             shots=self._integers("grid.shots", grid["shots"], least=1),
             seeds=self._integers("grid.seeds", grid["seeds"], least=0),
-            criteria=self._names("grid.criteria", grid["criteria"]),
+            criteria=self._names("grid.criteria", grid["criteria"], _NAME),
             models=self._models(self._document["models"]),
         )
 
@@ -141,15 +154,23 @@ class _SuiteReader:
             raise self._fail(field, "a text that is not empty", value)
         return value
 
-    def _names(self, field: str, value: object) -> tuple[str, ...]:
-        if not isinstance(value, list) or not value or len(set(map(str, value))) != len(value):
+    def _name(self, field: str, value: object, pattern: re.Pattern[str]) -> str:
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise self._fail(field, f"a name of the form {pattern.pattern}", value)
+        return value
+
+    def _names(self, field: str, value: object, pattern: re.Pattern[str]) -> tuple[str, ...]:
+        if not isinstance(value, list) or not value:
             raise self._fail(field, "a list of distinct names", value)
-        return tuple(self._text(field, name) for name in value)
+        names = tuple(self._name(field, name, pattern) for name in value)
+        if len(set(names)) != len(names):
+            raise self._fail(field, "a list of distinct names", value)
+        return names
 
     def _integers(self, field: str, value: object, *, least: int) -> tuple[int, ...]:
-        valid = isinstance(value, list) and value and all(type(v) is int and v >= least for v in value)
+        valid = isinstance(value, list) and value and all(type(v) is int and least <= v <= _LARGEST for v in value)
         if not valid or not isinstance(value, list) or value != sorted(set(value)):
-            raise self._fail(field, f"increasing whole numbers, each at least {least}", value)
+            raise self._fail(field, f"increasing whole numbers, each at least {least} and below 2**63", value)
         return tuple(value)
 
     def _rates(self, value: object) -> tuple[float, ...]:
@@ -163,8 +184,19 @@ class _SuiteReader:
             raise self._fail("models", "a table of model names to granularities", value)
         models = []
         for name, granularities in value.items():
-            known = isinstance(granularities, list) and granularities and set(granularities) <= set(GRANULARITIES)
+            self._name("models", name, _NAME)
+            known = isinstance(granularities, list) and granularities and all(g in GRANULARITIES for g in granularities)
             if not known or len(set(granularities)) != len(granularities):
                 raise self._fail(f"models.{name}", f"a list of some of {GRANULARITIES}", granularities)
             models.append(SuiteModel(name=name, granularities=tuple(granularities)))
         return tuple(models)
+
+
+def _shown(value: object) -> str:
+    """Return a value as an error message shows it, which has to be short and to work for every value."""
+    try:
+        text = repr(value)
+    # An integer written in hexadecimal may have more digits than Python converts; dotted keys may nest without end.
+    except (ValueError, RecursionError):
+        return f"a `{type(value).__name__}` that is too large to show"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

@@ -167,6 +167,23 @@ def test_data_folders(monkeypatch, tmp_path):
         data_folders()
 
 
+def test_a_home_folder_that_is_none_is_named(weights, monkeypatch):
+    message = "`{}` must name folders that can be found, but there is no home folder for `~nouser/x`; set it to whole"
+    for variable, look in {
+        "PRUNEBOARD_DATA": data_folders,
+        "PRUNEBOARD_WEIGHTS": lambda: load_weights(weights),
+        "PRUNEBOARD_CACHE": cache_folder,
+    }.items():
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, "~nouser/x")
+            with pytest.raises(AssetError, match=message.format(variable)):
+                look()
+    monkeypatch.delenv("PRUNEBOARD_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "~nouser/x")
+    with pytest.raises(AssetError, match=message.format("XDG_CACHE_HOME")):
+        cache_folder()
+
+
 def test_file_sha256_follows_the_file(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"one")

@@ -1,16 +1,19 @@
-import os
 import re
 import shutil
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 
 from commands import PLUGINS, press_ctrl_c, pruneboard, start_pruneboard, wait_until, write_suite
+from pruneboard.benchmark.cli.running import RunOptions, run_jobs
+from pruneboard.benchmark.errors import SuiteError
 from pruneboard.benchmark.store import RunStore
+from pruneboard.benchmark.suites import expand, load_suite
 
 SMALL = {"digits_vgg": ["filters"]}
 RUN_ALONE = "pruneboard.benchmark.cli run small.toml --workers 0"
@@ -103,38 +106,33 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_continues(tmp_path):
 
 
 def test_a_worker_that_dies_costs_only_its_job(tmp_path):
-    write_suite(tmp_path, models=SMALL, criteria=["bad_killed", "bad_exits", "bad_raises", "magnitude"])
+    write_suite(tmp_path, models=SMALL, criteria=["bad_killed", "bad_forks", "bad_patches", "bad_raises", "magnitude"])
     done = pruneboard("run", "small.toml", "--workers", 2, cwd=tmp_path, env={"PYTHONPATH": str(PLUGINS)})
     rows = RunStore(tmp_path / "runs").read("small").drop_duplicates("key").set_index("criterion")
 
     assert done.returncode == 1, done.stderr
     assert rows.loc["magnitude", "status"] == "ok"
     assert rows.loc["bad_killed", "reason"] == "the worker process died with signal SIGKILL while this job ran"
-    assert rows.loc["bad_exits", "reason"] == "the worker process died with exit code 7 while this job ran"
+    assert rows.loc["bad_forks", "reason"] == "the worker process died with exit code 3 while this job ran"
+    assert "now gives other logits" in rows.loc["bad_patches", "reason"]
+    assert rows.loc["magnitude", "top1"] == rows["top1"].max() >= 0.97
     assert rows.loc["bad_raises", "reason"].startswith("ValueError: not today")
     assert "failed: small / digits_vgg / filters / bad_killed / seed 0: the worker process died" in done.stdout
     again = pruneboard("run", "small.toml", "--workers", 2, cwd=tmp_path, env={"PYTHONPATH": str(PLUGINS)})
-    assert "1 done before, 3 to run" in again.stdout
+    assert "1 done before, 4 to run" in again.stdout
 
 
 def test_a_killed_parent_leaves_whole_files_and_no_workers(tmp_path):
     write_suite(tmp_path, models=SMALL, criteria=["magnitude", "bad_slow"])
     process = start_pruneboard("run", "small.toml", "--workers", 1, cwd=tmp_path, env={"PYTHONPATH": str(PLUGINS)})
     wait_until(lambda: list(tmp_path.glob("runs/small/[!.]*.parquet")))
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
     process.communicate()
 
+    assert workers
     assert set(RunStore(tmp_path / "runs").read("small")["criterion"]) == {"magnitude"}
-    wait_until(lambda: not group_exists(process.pid), seconds=20)
-
-
-def group_exists(group: int) -> bool:
-    """Whether any process of the group is left."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), seconds=20)
 
 
 @pytest.mark.parametrize(
@@ -279,6 +277,28 @@ def test_a_damaged_job_file_is_named_by_table_and_repaired_by_run(finished, tmp_
 
     assert "15 done before, 1 to run" in again.stdout
     assert pruneboard("table", "small.toml", cwd=tmp_path / "copy").returncode == 0
+
+
+def test_a_title_that_looks_like_markup_is_printed_as_it_is(tmp_path):
+    title = "[red]x[/] [/bold] :smile:"
+    path = write_suite(tmp_path, models=SMALL, criteria=["magnitude"])
+    path.write_text(path.read_text().replace('"Small"', f'"{title}"'))
+    run = pruneboard("run", "small.toml", "--workers", 0, cwd=tmp_path)
+    table = pruneboard("table", "small.toml", cwd=tmp_path)
+
+    assert run.returncode == table.returncode == 0, run.stderr + table.stderr
+    assert f"{title}: 1 jobs on digits" in run.stdout
+    assert f"{title}, measured by this run" in table.stdout
+
+
+def test_a_granularity_that_a_model_lacks_is_refused_before_any_job_starts(tmp_path):
+    jobs = expand(load_suite(write_suite(tmp_path, models={"digits_vgg": ["heads"]}, criteria=["magnitude"])))
+    options = RunOptions(device="cpu", n_workers=0, out=tmp_path / "runs", fresh=False)
+    message = r"model `digits_vgg` must be pruned by some of \('filters',\), got 'heads' in suite `small`; correct the"
+    with pytest.raises(SuiteError, match=message):
+        run_jobs("small.toml", jobs, options)
+
+    assert not list(tmp_path.glob("runs/small/*"))
 
 
 def test_list_and_show_know_everything(tmp_path):

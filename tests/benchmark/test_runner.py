@@ -178,11 +178,90 @@ def test_a_misbehaving_criterion_is_a_failed_row_and_spoils_nothing(suite, misbe
     assert numbers(run_job(job_of(suite, "taylor"), bench)) == before
 
 
+def test_what_a_declining_criterion_damaged_is_found_and_mended(suite, misbehaving):
+    bench = Workbench(CPU)
+    before = numbers(run_job(job_of(suite, "taylor"), bench))
+    (row,) = run_job(job_of(suite, "bad_declines"), bench)
+
+    assert row.status == "failed"
+    assert row.reason.startswith("CriterionError: a criterion must leave the model as it was, but module `` changed")
+    assert numbers(run_job(job_of(suite, "taylor"), bench)) == before
+    assert not bench.tainted
+
+
+def test_a_patched_class_is_found_and_taints_the_process(suite, misbehaving, monkeypatch):
+    monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", torch.nn.BatchNorm2d.forward)
+    bench = Workbench(CPU)
+    (row,) = run_job(job_of(suite, "bad_patches"), bench)
+
+    assert row.status == "failed"
+    assert "the same network with the same state now gives other logits" in row.reason
+    assert bench.tainted
+
+
+def test_settings_of_the_process_are_put_back(suite, misbehaving):
+    bench, job = Workbench(CPU), job_of(suite, "bad_settings")
+    # Loading the network initialises it from the global generator.
+    bench.model(job)
+    before = torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads(), torch.get_rng_state()
+    rows = run_job(job, bench)
+    after = torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads(), torch.get_rng_state()
+
+    assert rows[0].reason == ""
+    assert after[:3] == before[:3]
+    assert torch.equal(after[3], before[3])
+
+
+def test_scores_in_a_reused_buffer_and_overwritten_images_stay_apart(suite, misbehaving):
+    """The criterion reverses its order with the number of shots, so the curves must differ."""
+    rows = run_job(job_of(suite, "bad_reuses"), Workbench(CPU))
+    one, two = ([row.top1 for row in rows if row.shots == k] for k in (1, 2))
+
+    assert one != two
+
+
+def test_a_reason_is_one_short_printable_line(suite, misbehaving):
+    (row,) = run_job(job_of(suite, "bad_garbles"), Workbench(CPU))
+
+    assert row.reason.startswith("ValueError: ? [31m second line")
+    assert row.reason.isprintable()
+    assert len(row.reason) < 600
+
+
+def test_sys_exit_is_a_failure_like_any_other(suite, misbehaving):
+    (row,) = run_job(job_of(suite, "bad_exits"), Workbench(CPU))
+
+    assert (row.status, row.reason.split(" (")[0]) == ("failed", "SystemExit: 7")
+
+
+def test_images_without_labels_come_in_no_order_of_classes(suite, misbehaving):
+    """Labels could be read off their positions; without them each shot is shuffled, and k shots are still a prefix."""
+    bench, job = Workbench(CPU), job_of(suite, "activation")
+    plugin = plugins.models().get("digits_vgg")
+    ordered = runner._reference(job, bench, plugin, plugins.criteria().get("taylor"))
+    shuffled = runner._reference(job, bench, plugin, plugins.criteria().get("activation"))
+    assert ordered.labels.tolist() == list(range(10)) * 2
+    assert set(shuffled.labels.tolist()) == {-1}
+    for shot in (slice(0, 10), slice(10, 20)):
+        theirs = [image.tobytes() for image in shuffled.images[shot].numpy()]
+        ours = [image.tobytes() for image in ordered.images[shot].numpy()]
+        assert theirs != ours
+        assert sorted(theirs) == sorted(ours)
+
+
+def test_ties_do_not_depend_on_what_the_criterion_draws(suite):
+    first = runner._generator(job_of(suite, "random"), "ties").initial_seed()
+    assert first != runner._generator(job_of(suite, "random"), "criterion").initial_seed()
+    assert first == runner._generator(job_of(suite, "taylor"), "ties").initial_seed()
+    assert first != runner._generator(job_of(suite, "random", seed=1), "ties").initial_seed()
+
+
 def test_a_criterion_that_declares_images_sees_no_labels(suite, misbehaving):
     """Its scores would follow the labels; hidden ones are all -1, so two seeds give the same order."""
     bench = Workbench(CPU)
     first, second = (run_job(job_of(suite, "bad_labels", seed=seed), bench) for seed in (0, 1))
 
+    assert first[0].status == second[0].status == "ok"
     assert [row.top1 for row in first] == [row.top1 for row in second]
 
 

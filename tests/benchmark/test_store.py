@@ -12,7 +12,7 @@ import pytest
 from pruneboard.benchmark.errors import StoreError
 from pruneboard.benchmark.schema import COLUMNS
 from pruneboard.benchmark.store import ResultsStore, RunStore, atomic_file
-from rows import job_rows
+from rows import job_of, job_rows, save
 
 KEY, OTHER = "1" * 64, "2" * 64
 
@@ -30,8 +30,8 @@ def test_rows_come_back_exactly_from_parquet_and_from_csv(tmp_path):
         key=OTHER, criterion="lrp", status="unsupported", reason='no "rule", sorry\n; <b>'
     )
     runs = RunStore(tmp_path / "runs")
-    runs.save(rows[:-1])
-    runs.save(rows[-1:])
+    save(runs, rows[:-1])
+    save(runs, rows[-1:])
     expected = sorted(as_records(rows), key=lambda r: (r["criterion"], r["shots"] or 0, r["rate"] or 0))
 
     read = runs.read("digits")
@@ -45,7 +45,7 @@ def test_rows_come_back_exactly_from_parquet_and_from_csv(tmp_path):
 
 def test_published_tables_are_the_same_bytes_each_time(tmp_path):
     runs = RunStore(tmp_path / "runs")
-    runs.save(job_rows(key=KEY))
+    save(runs, job_rows(key=KEY))
     first = [path.read_bytes() for path in ResultsStore(tmp_path / "a").write(runs.read("digits"))]
     second = [path.read_bytes() for path in ResultsStore(tmp_path / "b").write(runs.read("digits"))]
 
@@ -53,27 +53,55 @@ def test_published_tables_are_the_same_bytes_each_time(tmp_path):
 
 
 def test_status_knows_what_is_done(tmp_path):
-    runs = RunStore(tmp_path)
-    assert runs.status("digits", KEY) is None
-    path = runs.save(job_rows(key=KEY))
-    assert runs.status("digits", KEY) == "ok"
+    runs, rows = RunStore(tmp_path), job_rows(key=KEY)
+    job = job_of(rows)
+    assert runs.status(job, KEY) is None
+    path = save(runs, rows)
+    assert path.name == "digits_vgg.filters.taylor.0.1111111111111111.parquet"
+    assert runs.status(job, KEY) == "ok"
     # Another key that shares the file name's digits is not this job.
-    assert runs.status("digits", KEY[:16] + "9" * 48) is None
+    assert runs.status(job, KEY[:16] + "9" * 48) is None
     path.write_bytes(path.read_bytes()[:-20])
-    assert runs.status("digits", KEY) is None
-    runs.save(job_rows(key=OTHER, status="failed", reason="NaN"))
-    assert runs.status("digits", OTHER) == "failed"
-    assert runs.suites() == ("digits",)
+    assert runs.status(job, KEY) is None
+    save(runs, job_rows(key=OTHER, status="failed", reason="NaN"))
+    assert runs.status(job, OTHER) == "failed"
 
 
-def test_the_newest_job_of_a_cell_counts(tmp_path):
+def test_a_cell_shows_the_job_that_was_asked_for_last(tmp_path):
+    """A changed criterion replaces its rows, and a change that is reverted brings them back."""
+    runs, before, after = RunStore(tmp_path), job_rows(key=KEY), job_rows(key=OTHER, criterion_version=2)
+    other_seed = job_rows(key="3" * 64, seed=1)
+    for rows in (before, other_seed, after):
+        save(runs, rows)
+    assert set(runs.read("digits")["key"]) == {OTHER, "3" * 64}
+    assert runs.status(job_of(before), KEY) == "ok"
+    assert set(runs.read("digits")["key"]) == {KEY, "3" * 64}
+    assert runs.status(job_of(after), OTHER) == "ok"
+
+    assert set(runs.read("digits")["key"]) == {OTHER, "3" * 64}
+    assert as_records(runs.read("digits"))[0]["criterion_version"] == 2
+
+
+def test_a_copied_file_counts_once(tmp_path):
     runs = RunStore(tmp_path)
-    runs.save(job_rows(key=KEY, time_utc="2026-01-02T00:00:00+00:00"))
-    runs.save(job_rows(key=OTHER, time_utc="2026-01-03T00:00:00+00:00", criterion_version=2))
-    runs.save(job_rows(key="3" * 64, time_utc="2026-01-01T00:00:00+00:00", seed=1))
-    runs.save(job_rows(key="4" * 64, time_utc="2026-01-01T00:00:00+00:00", data_digest="0" * 64))
+    path = save(runs, job_rows(key=KEY))
+    path.with_name("copy.parquet").write_bytes(path.read_bytes())
 
-    assert set(runs.read("digits")["key"]) == {OTHER, "3" * 64, "4" * 64}
+    assert len(runs.read("digits")) == 6
+
+
+def test_publishing_a_part_keeps_the_rest(tmp_path):
+    results, first, second = ResultsStore(tmp_path / "results"), RunStore(tmp_path / "a"), RunStore(tmp_path / "b")
+    save(first, job_rows(key=KEY))
+    save(first, job_rows(key="3" * 64, model="digits_resnet"))
+    results.write(first.read("digits"))
+    save(second, job_rows(key=OTHER, time_utc="2026-02-01T00:00:00+00:00"))
+    results.write(second.read("digits"))
+
+    assert set(results.read("digits")["key"]) == {OTHER, "3" * 64}
+    save(second, job_rows(key="4" * 64, suite_digest="6" * 64))
+    results.write(second.read("digits"))
+    assert set(results.read("digits")["key"]) == {"4" * 64}
 
 
 def test_an_empty_folder_is_an_empty_table(tmp_path):
@@ -81,12 +109,11 @@ def test_an_empty_folder_is_an_empty_table(tmp_path):
         rows = store.read("digits")
         assert rows.empty
         assert list(rows.columns) == [column.name for column in COLUMNS]
-        assert store.suites() == ()
 
 
 def test_damaged_and_foreign_files_are_refused_by_name(tmp_path):
     runs = RunStore(tmp_path)
-    path = runs.save(job_rows(key=KEY))
+    path = save(runs, job_rows(key=KEY))
     whole = path.read_bytes()
     for damage in (whole[:-20], whole[: len(whole) // 2], b"", b"not parquet at all"):
         path.write_bytes(damage)
@@ -106,7 +133,7 @@ def test_damaged_and_foreign_files_are_refused_by_name(tmp_path):
 
 def test_broken_published_tables_are_refused_by_name(tmp_path):
     runs, results = RunStore(tmp_path / "runs"), ResultsStore(tmp_path / "results")
-    runs.save(job_rows(key=KEY))
+    save(runs, job_rows(key=KEY))
     points, jobs = results.write(runs.read("digits"))
     good = {path: path.read_text() for path in (points, jobs)}
 
@@ -121,6 +148,8 @@ def test_broken_published_tables_are_refused_by_name(tmp_path):
     refused(points, good[points].replace("599", "many"), "must be a CSV file of known columns")
     refused(jobs, good[jobs].replace("\n1,", "\n2,"), "must have schema version 1, but .* has 2")
     refused(jobs, "", "must be a CSV file of known columns")
+    refused(jobs, good[jobs].replace(",key,", ",kex,"), "must have a column `key`")
+    refused(points, good[points].replace("key,", "kex,", 1), "must have a column `key`")
     points.unlink()
     with pytest.raises(StoreError, match="must be a CSV file of known columns"):
         results.read("digits")
@@ -143,15 +172,15 @@ def test_a_full_disk_is_one_message_and_keeps_the_finished_files(tmp_path):
         f"""
         import resource, signal, sys
         sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
-        from rows import job_rows
+        from rows import job_rows, save
         from pruneboard.benchmark.errors import StoreError
         from pruneboard.benchmark.store import RunStore
         store = RunStore(__import__("pathlib").Path({str(tmp_path)!r}))
-        store.save(job_rows(key="1" * 64))
+        save(store, job_rows(key="1" * 64))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
         try:
-            store.save(job_rows(key="2" * 64))
+            save(store, job_rows(key="2" * 64))
         except StoreError as error:
             print(error)
         """
@@ -160,7 +189,7 @@ def test_a_full_disk_is_one_message_and_keeps_the_finished_files(tmp_path):
 
     assert "must be writable, but" in done.stdout
     assert "free space or choose another folder" in done.stdout
-    assert [path.name for path in (tmp_path / "digits").iterdir()] == ["1" * 16 + ".parquet"]
+    assert [path.name.split(".")[-2] for path in (tmp_path / "digits").iterdir()] == ["1" * 16]
     assert len(RunStore(tmp_path).read("digits")) == 6
 
 

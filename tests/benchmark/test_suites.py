@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def test_digest_follows_what_decides_a_result_and_nothing_else(edited):
         ("shots = [1, 2, 5, 10, 20]", "shots = [1, 2, 5, 10]"),
         ("0.9, 0.95]", "0.9]"),
         ('scope = "global"', 'scope = "layer"'),
-        ('evaluation_split = "test"', 'evaluation_split = "train"'),
+        ('evaluation_split = "test"', 'evaluation_split = "validation"'),
     ):
         assert load_suite(edited(old, new)).digest != before, new
     for old, new in (
@@ -93,7 +94,11 @@ def test_unknown_names_say_the_nearest():
     ("old", "new", "message"),
     [
         ("format = 1", "format = 2", "`format` must be 1, the only one this version reads, got 2"),
-        ("version = 1", "version = 0", r"`version` must be increasing whole numbers, each at least 1, got \[0\]"),
+        (
+            "version = 1",
+            "version = 0",
+            r"`version` must be increasing whole numbers, each at least 1 and below 2\*\*63, got \[0\]",
+        ),
         ("version = 1", 'version = "1"', "`version` must be increasing whole numbers"),
         ('title = "Handwritten digits"', 'title = " "', "`title` must be a text that is not empty, got ' '"),
         ('name = "one_shot"', 'name = "two_shot"', "`protocol.name` must be one of .*, got 'two_shot'"),
@@ -116,6 +121,41 @@ def test_unknown_names_say_the_nearest():
         ('digits_vgg = ["filters"]', 'digits_vgg = ["kernels"]', "`models.digits_vgg` must be a list of some of"),
         ('digits_vgg = ["filters"]', 'digits_vgg = "filters"', "`models.digits_vgg` must be a list of some of"),
         ("[data]", "[data", "must be valid TOML"),
+        ("version = 1", f"version = {'1' * 5000}", "must be valid TOML"),
+        ("version = 1", f"version = {'[' * 5000}{']' * 5000}", "must be valid TOML"),
+        ("version = 1", f"version = {2**63}", r"`version` must be .* and below 2\*\*63, got \[9223372036854775808\]"),
+        ("version = 1", f"version = 0x{'f' * 5000}", "`version` must be .*, got a `list` that is too large to show"),
+        ("seeds = [0, 1, 2, 3, 4]", f"seeds = [{2**63}]", r"`grid.seeds` must be .* and below 2\*\*63"),
+        ("format = 1", "format = true", "`format` must be 1, .*, got True"),
+        ("format = 1", "format = []", r"`format` must be 1, .*, got \[\]"),
+        ('name = "digits"', "name = {}", r"`name` must be a name of the form \[a-z\]\[a-z0-9_\]\*, got {}"),
+        ('title = "Handwritten digits"', "title = []", r"`title` must be a text that is not empty, got \[\]"),
+        ('name = "one_shot"', "name = []", r"`protocol.name` must be one of .*, got \[\]"),
+        ('scope = "global"', "scope = {}", "`protocol.scope` must be one of .*, got {}"),
+        ("0.9, 0.95]", "0.9, [0.95]]", "`grid.rates` must be increasing numbers"),
+        ('    "random",\n', '    ["random"],\n', r"`grid.criteria` must be a name of the form .*, got \['random'\]"),
+        (
+            '    "random",\n',
+            f"    0x{'f' * 5000},\n",
+            "`grid.criteria` must be .*, got a `int` that is too large to show",
+        ),
+        ('    "random",\n', '    "../random",\n', "`grid.criteria` must be a name of the form .*, got '../random'"),
+        ('datasets = ["digits"]', 'datasets = [".."]', r"`data.datasets` must be a name of the form .*, got '\.\.'"),
+        ('datasets = ["digits"]', 'datasets = ["a/b"]', "`data.datasets` must be a name of the form .*, got 'a/b'"),
+        ('datasets = ["digits"]', "datasets = [{}]", "`data.datasets` must be a name of the form .*, got {}"),
+        (
+            'evaluation_split = "test"',
+            'evaluation_split = "train"',
+            "`data.evaluation_split` must be another split .*'train'",
+        ),
+        ('digits_vgg = ["filters"]', 'digits_vgg = [["filters"]]', "`models.digits_vgg` must be a list of some of"),
+        ('digits_vgg = ["filters"]', "digits_vgg = [{}]", "`models.digits_vgg` must be a list of some of"),
+        (
+            'digits_vgg = ["filters"]',
+            f"digits_vgg{'.a' * 5000} = 1",
+            r"must be .*, got (a `dict` that is too|{'a': {'a')",
+        ),
+        ('digits_vgg = ["filters"]', '"../vgg" = ["filters"]', "`models` must be a name of the form .*, got '../vgg'"),
     ],
 )
 def test_a_broken_suite_file_is_refused_with_its_field(edited, old, new, message):
@@ -130,6 +170,10 @@ def test_a_file_that_is_missing_misnamed_or_no_text_is_refused(edited, tmp_path)
         load_suite(tmp_path / "nowhere.toml")
     with pytest.raises(SuiteError, match="`name` must be the stem of its file, `other`, got 'digits'"):
         load_suite(edited("version = 1", "version = 1", name="other.toml"))
+    for name in ("..", "Digits", "di-gits"):
+        path = edited('name = "digits"', f'name = "{name}"', name=f"{name}.toml")
+        with pytest.raises(SuiteError, match=r"`name` must be a name of the form \[a-z\].*, got '" + re.escape(name)):
+            load_suite(path)
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SuiteError, match="must be valid TOML"):

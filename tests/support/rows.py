@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from pruneboard.benchmark.schema import SCHEMA_VERSION, Row
+from pruneboard.benchmark.schema import SCHEMA_VERSION, Job, Row
+from pruneboard.benchmark.suites import load_suite, suite_path
 
 _JOB = Row(
     schema_version=SCHEMA_VERSION,
@@ -75,3 +76,20 @@ def job_rows(*, key: str, rates=(0.0, 0.05, 0.1), shots=(1, 2), **changes) -> li
         for k in shots
         for rate in rates
     ]
+
+
+def job_of(rows) -> Job:
+    """Return the job that rows say they are of."""
+    row = rows[0]
+    return Job(
+        suite=load_suite(suite_path(row.suite)),
+        model=row.model,
+        granularity=row.granularity,
+        criterion=row.criterion,
+        seed=row.seed,
+    )
+
+
+def save(store, rows):
+    """Save the rows of one job, and return the file."""
+    return store.save(job_of(rows), rows)

@@ -10,9 +10,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pruneboard.benchmark.api import Context, Criterion, Needs
+from pruneboard.benchmark.api import Context, Criterion, Needs, Unsupported
 
-WAYS = ("nan", "shape", "missing", "changes_model", "leaves_hook", "raises", "exits", "killed", "slow", "labels")
+WAYS = (
+    *("nan", "shape", "missing", "changes_model", "leaves_hook", "raises", "exits", "killed", "forks", "slow"),
+    *("labels", "order", "reuses", "declines", "patches", "settings", "garbles"),
+)
+_BUFFER: dict[str, Tensor] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Misbehaving(Criterion):
 
     def score(self, context: Context) -> dict[str, Tensor]:
         """Score by position, and misbehave."""
-        scores = {layer.name: torch.arange(float(layer.n_units)) for layer in context.layers}
+        scores = {layer.name: torch.arange(layer.n_units, dtype=torch.float32) for layer in context.layers}
         first = context.layers[0].name
         match self.way:
             case "nan":
@@ -53,8 +57,33 @@ class Misbehaving(Criterion):
                 raise SystemExit(7)
             case "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "forks":
+                if os.fork() == 0:
+                    time.sleep(600)
+                os._exit(3)
             case "slow":
                 time.sleep(600)
             case "labels":
                 scores[first] += context.reference.labels.sum()
+            case "order":
+                # Bright images first, so that the scores tell in which order the images came.
+                scores[first] += context.reference.images.mean((1, 2, 3)).argmax()
+            case "reuses":
+                n_images = len(context.reference.images)
+                context.reference.images.zero_()
+                for name, values in scores.items():
+                    _BUFFER.setdefault(name, torch.empty_like(values)).copy_(values if n_images > 10 else -values)
+                return _BUFFER
+            case "declines":
+                context.model.register_forward_hook(lambda _m, _i, output: output * 0)
+                raise Unsupported("not this one\x1b[31m\r" + 1000 * "x")
+            case "patches":
+                torch.nn.BatchNorm2d.forward = lambda self, values: values  # type: ignore[method-assign]
+            case "settings":
+                torch.set_default_dtype(torch.float64)
+                torch.set_grad_enabled(False)
+                torch.set_num_threads(3)
+                torch.manual_seed(0)
+            case "garbles":
+                raise ValueError("\ud800 \x1b[31m second\rline" + 10_000 * "x")
         return scores

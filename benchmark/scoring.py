@@ -1,0 +1,121 @@
+"""Calling a criterion: what it is given, what it costs, and that it leaves everything as it was."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from pruneboard.benchmark.api import Batch, Context, Criterion, Scores, SumCriterion
+from pruneboard.benchmark.checks import Snapshot, check_contributions, check_scores
+from pruneboard.benchmark.errors import CriterionError, Unsupported
+from pruneboard.benchmark.provenance import peak_memory
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Scores at every number of shots, and what they cost.
+
+    Attributes:
+        by_shots: number of shots to checked scores that share memory with nothing; a criterion that needs no data has
+            one and the same scores for all.
+        seconds: time of scoring at the largest number of shots.
+        peak_bytes: memory added at most, None where the system does not tell.
+    """
+
+    by_shots: dict[int, Scores]
+    seconds: float
+    peak_bytes: int | None
+
+
+def score_all_shots(criterion: Criterion, context: Context, shots: Sequence[int], probe: torch.Tensor) -> Scoring:
+    """Score at every number of shots, and check the scores and that nothing else changed.
+
+    Args:
+        criterion: what scores.
+        context: what it may look at; the reference images in shot-major order, so that k shots are a prefix.
+        shots: numbers of shots in increasing order.
+        probe: images whose logits must be the same before and after, (n_images, channels, height, width).
+
+    Raises:
+        Unsupported: the criterion declines.
+        CriterionError: it broke its contract.
+        Exception: whatever else it raises.
+    """
+    snapshot = Snapshot(context.model)
+    before = _logits(context, probe)
+    device = before.device
+    try:
+        with _process_restored(device), peak_memory(device) as memory:
+            by_shots, seconds = _score(criterion, context, shots)
+    except Unsupported:
+        _check_unchanged(context, snapshot, probe, before)
+        raise
+    _check_unchanged(context, snapshot, probe, before)
+    return Scoring(by_shots, seconds, memory.n_bytes)
+
+
+def _score(criterion: Criterion, context: Context, shots: Sequence[int]) -> tuple[dict[int, Scores], float]:
+    if context.data is None:
+        scores, seconds = _timed_score(criterion, context)
+        return dict.fromkeys(shots, scores), seconds
+    n_per_shot = len(context.data.images) // max(shots)
+    if isinstance(criterion, SumCriterion):
+        given = _with_first(context, len(context.data.images))
+        started = time.perf_counter()
+        contributions = criterion.all_contributions(given)
+        check_contributions(contributions, context.layers, len(context.data.images))
+        by_shots = {k: _own(criterion.reduce_prefix(contributions, k * n_per_shot), context) for k in shots}
+        return by_shots, time.perf_counter() - started
+    by_shots = {}
+    for k in shots:
+        by_shots[k], seconds = _timed_score(criterion, _with_first(context, k * n_per_shot))
+    return by_shots, seconds
+
+
+def _timed_score(criterion: Criterion, context: Context) -> tuple[Scores, float]:
+    started = time.perf_counter()
+    scores = _own(criterion.score(context), context)
+    return scores, time.perf_counter() - started
+
+
+def _with_first(context: Context, n_images: int) -> Context:
+    """Give copies of the first images, so that a criterion that writes into them harms only itself."""
+    data = context.reference
+    return replace(context, data=Batch(data.images[:n_images].clone(), data.labels[:n_images].clone()))
+
+
+def _own(scores: Scores, context: Context) -> Scores:
+    """Check scores and copy them to the CPU, which also waits for the device, in the order of the layers."""
+    check_scores(scores, context.layers)
+    return {layer.name: scores[layer.name].detach().cpu().clone() for layer in context.layers}
+
+
+@torch.no_grad()
+def _logits(context: Context, probe: torch.Tensor) -> torch.Tensor:
+    return context.model(probe)  # type: ignore[no-any-return]
+
+
+def _check_unchanged(context: Context, snapshot: Snapshot, probe: torch.Tensor, before: torch.Tensor) -> None:
+    snapshot.check()
+    if not torch.equal(_logits(context, probe), before):
+        raise CriterionError(
+            "a criterion must leave everything as it was, but the same network with the same state now gives other "
+            "logits; undo what was patched in torch or timm in a `finally`."
+        )
+
+
+@contextlib.contextmanager
+def _process_restored(device: torch.device) -> Iterator[None]:
+    """Put back what a plugin may set for the whole process: defaults of torch, and its global random generator."""
+    dtype, grad, threads = torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(grad)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
