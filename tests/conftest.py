@@ -3,6 +3,7 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,6 +25,12 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def shared_weights() -> Path:
     return _shared("PRUNEBOARD_WEIGHTS", "weights")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """As a worker has it: results depend on the number of threads in the last bits."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
