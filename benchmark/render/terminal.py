@@ -84,7 +84,9 @@ class _Ranking:
         by_shots = f" Columns {_ends(self.section.shots)}: with that many reference images per class." if many else ""
         unranked = any(line.rank is None for line in self.section.lines)
         missing = " No rank: cells that others have are missing." if unranked else ""
-        return f"Accuracies in %; +-: 95 % interval over seeds.{by_shots}{missing}"
+        single = any(line.a_pr.high is None for line in self.section.lines)
+        one_seed = " One seed has no interval." if single else ""
+        return f"Accuracies in %; +-: 95 % interval over seeds.{one_seed}{by_shots}{missing}"
 
 
 def _columns(section: Section) -> list[_Column]:

@@ -495,8 +495,9 @@ def test_terminal_shows_the_same_numbers(rows):
     summary = summarise(area_under_curve(rows), ("suite", "granularity", "criterion"))
 
     for line in summary.itertuples(index=False):
-        assert f"{100 * line.a_pr_mean:.2f}" in text
-        assert f"{100 * line.a_pr_low:.2f} to {100 * line.a_pr_high:.2f}" in text
+        half = 100 * (line.a_pr_high - line.a_pr_low) / 2
+        rank = "-" if pd.isna(line.rank) else str(line.rank)
+        assert re.search(rf"^ *{rank} +{line.criterion} .*{100 * line.a_pr_mean:.2f} +{half:.2f} ", text, re.MULTILINE)
     assert "18 of 132 jobs have no result" in text
     assert "bn_scale on digits_vit (heads), 3 jobs unsupported: the network has no batch norm" in text
 
@@ -506,7 +507,18 @@ def test_terminal_takes_no_markup_from_names():
     text = printed(terminal_table(synthetic.make_rows(suite), suite))
 
     assert "[red]x[/red]" in text
-    assert "one seed" in text
+    assert "One seed has no interval." in text
+
+
+def test_an_ordinary_terminal_shows_every_number_whole(rows):
+    console = Console(width=80, file=io.StringIO())
+    console.print(terminal_table(rows, SUITE))
+    text = console.file.getvalue()
+
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    for header in ("criterion", "A_PR", "+-", "Top-PR", *map(str, SUITE.shots)):
+        assert re.search(rf" {re.escape(header)} ", text)
 
 
 def test_terminal_without_results_names_the_command(rows):
