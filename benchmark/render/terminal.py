@@ -12,7 +12,7 @@ from rich.text import Text
 from pruneboard.benchmark.render.views import Estimate, Line, Section, view_suite
 from pruneboard.benchmark.schema import Suite
 
-_WIDE = 110
+_WIDE = 125
 
 
 def terminal_table(rows: pd.DataFrame, suite: Suite) -> RenderableType:
@@ -95,10 +95,12 @@ def _columns(section: Section) -> list[_Column]:
         _Column("criterion", lambda line: line.criterion, left=True),
         _Column("needs", lambda line: line.needs, wide_only=True, left=True),
         _Column("A_PR", lambda line: _percent(line.a_pr)),
-        _Column("+-", lambda line: _half_width(line.a_pr)),
+        _Column("+-", lambda line: _half_width(line.a_pr, "{:.2f}", 100)),
         *(_Column(str(shots), _at_shots(index)) for index, shots in enumerate(section.shots)),
         _Column("AUC", lambda line: f"{line.auc.mean:.4f}", wide_only=True),
+        _Column("+-", lambda line: _half_width(line.auc, "{:.4f}", 1), wide_only=True),
         _Column("Top-PR", lambda line: f"{100 * line.top_pr.mean:.1f}"),
+        _Column("+-", lambda line: _half_width(line.top_pr, "{:.1f}", 100), wide_only=True),
         _Column("seeds", lambda line: str(line.n_seeds), wide_only=True),
     ]
 
@@ -119,8 +121,8 @@ def _percent(estimate: Estimate) -> str:
     return f"{100 * estimate.mean:.2f}"
 
 
-def _half_width(estimate: Estimate) -> str:
-    return "-" if estimate.high is None else f"{100 * (estimate.high - estimate.mean):.2f}"
+def _half_width(estimate: Estimate, form: str, scale: int) -> str:
+    return "-" if estimate.half_width is None else form.format(scale * estimate.half_width)
 
 
 def _unpruned(extent: tuple[float, float]) -> str:

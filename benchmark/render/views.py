@@ -23,6 +23,11 @@ class Estimate:
     low: float | None
     high: float | None
 
+    @property
+    def half_width(self) -> float | None:
+        """Half of the interval's width, or None when there is one seed."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelHead:

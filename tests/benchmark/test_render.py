@@ -151,8 +151,8 @@ def test_every_number_of_the_ranking_is_the_statistics_own(site, rows):
                 f"{100 * line.a_pr_mean:.2f}",
                 f"{100 * line.a_pr_low:.2f} to {100 * line.a_pr_high:.2f}",
                 *(f"{100 * by_shots[granularity, name, shots]:.2f}" for shots in (1, 10)),
-                f"{line.auc_trapz_mean:.4f}",
-                f"{100 * line.top_pr_mean:.1f}",
+                f"{line.auc_trapz_mean:.4f} ± {(line.auc_trapz_high - line.auc_trapz_low) / 2:.4f}",
+                f"{100 * line.top_pr_mean:.1f} ± {50 * (line.top_pr_high - line.top_pr_low):.1f}",
                 "3",
             ]
 
