@@ -157,7 +157,8 @@ def _follow(events: Iterator[Event], n_jobs: int, summary: RunSummary, console: 
 
 
 def _print_summary(summary: RunSummary, suite: str, options: RunOptions, console: Console) -> None:
-    counts = ", ".join(f"{summary.counts[status]} {status}" for status in sorted(summary.counts)) or "nothing to do"
+    counts = ", ".join(f"{summary.counts[status]} {status}" for status in sorted(summary.counts))
+    counts = counts or ("no job finished" if summary.interrupted else "nothing to do")
     verb = "Stopped" if summary.interrupted else "Ended"
     console.print(f"{verb}: {counts}. Rows are in {options.out}.")
     if summary.interrupted:

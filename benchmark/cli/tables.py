@@ -53,7 +53,15 @@ def build(runs: Path | None, results: Path, out: Path) -> Path:
         tables.append(rows)
         sources[suite.name] = source
     filled = [table for table in tables if not table.empty] or tables[:1]
-    return build_site(pd.concat(filled, ignore_index=True), suites, out, sources=sources)
+    page = build_site(pd.concat(filled, ignore_index=True), suites, out, sources=sources)
+    found = set() if runs is None else {path.parent.name for path in runs.glob("*/[!.]*.parquet")}
+    for folder in sorted(found - sources.keys()):
+        make_console(stderr=True).print(
+            f"note: rows of `{folder}` are not shown, because benchmark/suites/ has no file `{folder}.toml`."
+        )
+    if all(table.empty for table in tables):
+        make_console(stderr=True).print(f"note: there are no rows of any suite in `{results}`; the site is empty.")
+    return page
 
 
 def _rows(suite: Suite, runs: Path, results: Path) -> tuple[pd.DataFrame, str]:

@@ -351,6 +351,7 @@ def test_the_site_is_built_from_a_run_and_served(finished):
     built = pruneboard_here("site", "build", "--runs", "runs", cwd=folder)
     assert built.returncode == 0, built.stderr
     assert built.stdout.strip() == "_site/index.html"
+    assert "rows of `small` are not shown" in built.stderr
     server = start_pruneboard("site", "serve", "--port", 0, cwd=folder)
     address = server.stdout.readline().split()[0]
     with urllib.request.urlopen(f"{address}suites/digits.html", timeout=20) as response:
