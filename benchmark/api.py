@@ -2,8 +2,8 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,19 @@ from torch import Tensor, nn
 from pruneboard.benchmark.assets import Weights, load_weights
 from pruneboard.benchmark.errors import CriterionError, ModelError, Unsupported
 from pruneboard.benchmark.schema import GRANULARITIES, Granularity
-from pruneboard.benchmark.units import AbsoluteAt, Layer, by_unit, pool, tapped, unit_weights
+from pruneboard.benchmark.units import (
+    AbsoluteAt,
+    Layer,
+    absolute_place,
+    batch_norms_after,
+    by_unit,
+    pool,
+    tapped,
+    unit_weights,
+)
 
 __all__ = [
+    "ABSOLUTE_PLACES",
     "AbsoluteAt",
     "Batch",
     "Context",
@@ -24,12 +34,15 @@ __all__ = [
     "Model",
     "Needs",
     "PerLayer",
+    "PooledCriterion",
     "Recipe",
     "Scores",
+    "SearchSpace",
     "SumCriterion",
     "Target",
     "Unsupported",
     "Weights",
+    "batch_norms_after",
     "by_unit",
     "check_choice",
     "normalise_per_layer",
@@ -51,6 +64,12 @@ Target = Literal["loss", "logit"]
 
 PerLayer = Literal["none", "l2"]
 """Normalisation of scores within a layer."""
+
+ABSOLUTE_PLACES: tuple[AbsoluteAt, ...] = ("none", "token", "image", "total")
+"""The different places of the absolute value; `pxp` stands for one of them, by the kind of unit."""
+
+SearchSpace = Mapping[str, tuple[Any, ...]]
+"""Parameter name to the values that tuning may give it; each value can be written as JSON."""
 
 
 def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
@@ -169,37 +188,111 @@ class Criterion(ABC):
             Unsupported: the criterion does not apply to this network; the message is shown as the reason.
         """
 
+    def search_space(self, context: Context) -> SearchSpace:
+        """Return which parameters are worth tuning on this network, and their values; empty when there are none.
+
+        `context.data` is None: a search space depends on the network and its layers, not on images.
+        """
+        return {}
+
 
 @dataclasses.dataclass(frozen=True)
 class SumCriterion(Criterion):
-    """A criterion that adds up one contribution per image, so that all numbers of shots come from one pass."""
+    """A criterion that adds up one contribution per image, so that all numbers of shots come from one pass.
+
+    Attributes:
+        reduced_by: parameters that only `reduce` reads; criteria that differ in nothing else share contributions.
+    """
+
+    reduced_by: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def contributions(self, context: Context, batch: Batch) -> Scores:
-        """Return each image's contribution to each unit: layer name to (n_images, n_units).
+        """Return each image's contribution to each unit.
 
         An image's contribution must not depend on the other images of the batch.
+
+        Returns:
+            Layer name to (n_images, n_units), or (n_images, n_units, n_parts) where `reduce` needs several numbers.
         """
 
-    def reduce(self, contributions: Tensor) -> Tensor:
-        """Turn the contributions of all images, float64 (n_images, n_units), into scores (n_units,)."""
+    def reduce(self, layer: Layer, contributions: Tensor) -> Tensor:
+        """Turn the contributions of all images to a layer, float64 (n_images, n_units, ...), into scores (n_units,)."""
         return contributions.mean(dim=0)
 
     def all_contributions(self, context: Context) -> Scores:
-        """Return the contributions of every reference image, batch by batch: layer name to (n_images, n_units)."""
+        """Return the contributions of every reference image, batch by batch: layer name to (n_images, n_units, ...)."""
         parts: dict[str, list[Tensor]] = {}
         for batch in context.batches():
             for name, values in self.contributions(context, batch).items():
                 parts.setdefault(name, []).append(values.detach())
         return {name: torch.cat(values) for name, values in parts.items()}
 
-    def reduce_prefix(self, contributions: Scores, n_images: int) -> Scores:
-        """Score from the first `n_images` contributions of each layer."""
-        return {name: self.reduce(values[:n_images].double()).float() for name, values in contributions.items()}
+    def reduce_prefix(self, layers: Sequence[Layer], contributions: Scores, n_images: int) -> Scores:
+        """Score from the first `n_images` contributions to each layer."""
+        return {
+            layer.name: self.reduce(layer, contributions[layer.name][:n_images].double()).float() for layer in layers
+        }
 
     def score(self, context: Context) -> Scores:
         """Score from all reference images."""
-        return self.reduce_prefix(self.all_contributions(context), len(context.reference.images))
+        contributions = self.all_contributions(context)
+        return self.reduce_prefix(context.layers, contributions, len(context.reference.images))
+
+
+@dataclasses.dataclass(frozen=True)
+class PooledCriterion(SumCriterion):
+    """A criterion that has one value per image at every position of every tap, and pools them into scores.
+
+    Attributes:
+        absolute: where the absolute value is taken.
+        per_layer: division by the l2 norm of the layer's scores, or `none`.
+        over_positions: whether positions are summed, or averaged so that large feature maps do not weigh more.
+    """
+
+    absolute: AbsoluteAt = "pxp"
+    per_layer: PerLayer = "none"
+
+    over_positions: ClassVar[Literal["sum", "mean"]] = "sum"
+    reduced_by: ClassVar[frozenset[str]] = frozenset({"absolute", "per_layer"})
+
+    def __post_init__(self) -> None:
+        check_choice("absolute", self.absolute, get_args(AbsoluteAt))
+        check_choice("per_layer", self.per_layer, get_args(PerLayer))
+
+    def search_space(self, context: Context) -> SearchSpace:
+        """Every place of the absolute value, with and without normalisation per layer."""
+        return {"absolute": ABSOLUTE_PLACES, "per_layer": get_args(PerLayer)}
+
+    @abstractmethod
+    def values(self, context: Context, batch: Batch) -> Scores:
+        """Return each image's values at every tap: layer name to a tensor of the shape of the tap's activation."""
+
+    def contributions(self, context: Context, batch: Batch) -> Scores:
+        """Pool with and without the absolute value at each position: layer name to (n_images, n_units, 2)."""
+        values = self.values(context, batch)
+        mean = self.over_positions == "mean"
+        return {
+            layer.name: torch.stack(
+                [pool(layer, values[layer.name], absolute=place, mean=mean) for place in ("none", "token")], dim=-1
+            )
+            for layer in context.layers
+        }
+
+    def reduce(self, layer: Layer, contributions: Tensor) -> Tensor:
+        """Average over images, with the absolute value where it belongs, then normalise."""
+        place = absolute_place(layer, self.absolute)
+        signed, by_token = contributions.unbind(dim=-1)
+        match place:
+            case "none":
+                scores = signed.mean(dim=0)
+            case "token":
+                scores = by_token.mean(dim=0)
+            case "image":
+                scores = signed.abs().mean(dim=0)
+            case "total":
+                scores = signed.mean(dim=0).abs()
+        return normalise_per_layer(scores, self.per_layer)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ def check_scores(scores: object, layers: Sequence[Layer]) -> None:
 
 
 def check_contributions(contributions: object, layers: Sequence[Layer], n_images: int) -> None:
-    """Check contributions: a finite floating-point tensor (n_images, n_units) for every layer, and for nothing else.
+    """Check contributions: a finite floating-point tensor (n_images, n_units, ...) for every layer and nothing else.
 
     Raises:
         CriterionError: naming the layer, what was expected and what came.
@@ -41,7 +41,7 @@ def check_contributions(contributions: object, layers: Sequence[Layer], n_images
     for layer in layers:
         values = contributions[layer.name]
         expected = (n_images, layer.n_units)
-        if not isinstance(values, Tensor) or not values.is_floating_point() or values.shape != expected:
+        if not isinstance(values, Tensor) or not values.is_floating_point() or values.shape[:2] != expected:
             got = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
             raise CriterionError(f"contributions to `{layer.name}` must be floating point {expected}, got {got}.")
         _check_finite(layer, values)

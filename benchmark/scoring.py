@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,7 +29,22 @@ class Scoring:
     peak_bytes: int | None
 
 
-def score_all_shots(criterion: Criterion, context: Context, shots: Sequence[int], probe: torch.Tensor) -> Scoring:
+Contribute = Callable[[SumCriterion, Context], Scores]
+"""Gives the contributions of every reference image of a context: layer name to (n_images, n_units, ...)."""
+
+
+def compute_contributions(criterion: SumCriterion, context: Context) -> Scores:
+    """Compute the contributions of every reference image."""
+    return criterion.all_contributions(context)
+
+
+def score_all_shots(
+    criterion: Criterion,
+    context: Context,
+    shots: Sequence[int],
+    probe: torch.Tensor,
+    contribute: Contribute = compute_contributions,
+) -> Scoring:
     """Score at every number of shots, and check the scores and that nothing else changed.
 
     Args:
@@ -37,6 +52,7 @@ def score_all_shots(criterion: Criterion, context: Context, shots: Sequence[int]
         context: what it may look at; the reference images in shot-major order, so that k shots are a prefix.
         shots: numbers of shots in increasing order.
         probe: images whose logits must be the same before and after, (n_images, channels, height, width).
+        contribute: gives the contributions of a criterion that adds them up; it may recall them.
 
     Raises:
         Unsupported: the criterion declines.
@@ -48,7 +64,7 @@ def score_all_shots(criterion: Criterion, context: Context, shots: Sequence[int]
     device = before.device
     try:
         with _process_restored(device), peak_memory(device) as memory:
-            by_shots, seconds = _score(criterion, context, shots)
+            by_shots, seconds = _score(criterion, context, shots, contribute)
     except Unsupported:
         _check_unchanged(context, snapshot, probe, before)
         raise
@@ -56,7 +72,9 @@ def score_all_shots(criterion: Criterion, context: Context, shots: Sequence[int]
     return Scoring(by_shots, seconds, memory.n_bytes)
 
 
-def _score(criterion: Criterion, context: Context, shots: Sequence[int]) -> tuple[dict[int, Scores], float]:
+def _score(
+    criterion: Criterion, context: Context, shots: Sequence[int], contribute: Contribute
+) -> tuple[dict[int, Scores], float]:
     if context.data is None:
         scores, seconds = _timed_score(criterion, context)
         return dict.fromkeys(shots, scores), seconds
@@ -64,9 +82,11 @@ def _score(criterion: Criterion, context: Context, shots: Sequence[int]) -> tupl
     if isinstance(criterion, SumCriterion):
         given = _with_first(context, len(context.data.images))
         started = time.perf_counter()
-        contributions = criterion.all_contributions(given)
+        contributions = contribute(criterion, given)
         check_contributions(contributions, context.layers, len(context.data.images))
-        by_shots = {k: _own(criterion.reduce_prefix(contributions, k * n_per_shot), context) for k in shots}
+        by_shots = {
+            k: _own(criterion.reduce_prefix(context.layers, contributions, k * n_per_shot), context) for k in shots
+        }
         return by_shots, time.perf_counter() - started
     by_shots = {}
     for k in shots:

@@ -11,10 +11,12 @@ from timm.models._efficientnet_blocks import SqueezeExcite
 from timm.models.vgg import ConvMlp
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from pruneboard.benchmark.errors import ModelError, Unsupported
 from pruneboard.benchmark.schema import Granularity
 
+Place = Literal["none", "token", "image", "total"]
 AbsoluteAt = Literal["pxp", "none", "token", "image", "total"]
 """Where an attribution loses its sign, from the finest to the coarsest place.
 
@@ -50,14 +52,18 @@ class Layer:
 _NO_UNITS_INSIDE = (SEModule, EffectiveSEModule, SqueezeExcite, PatchEmbed, ConvMlp)
 _MLPS = (Mlp, GluMlp, GlobalResponseNormMlp)
 
+# What a plain multilayer perceptron does not have.
+_NOT_PLAIN = (_ConvNd, nn.MultiheadAttention)
+
 
 def find_layers(model: nn.Module, granularity: Granularity, example: Tensor) -> tuple[Layer, ...]:
     """Find every layer of a granularity, in the order the modules are registered.
 
     Filters are the outputs of all convolutions except depthwise ones, squeeze-and-excite gates, patch embeddings and
     classifiers; their tap is the batch norm that reads the convolution's output, which one forward pass of `example`
-    shows. Neurons are the outputs of both linear layers of every MLP block. Heads are read at the input of the
-    attention's output projection.
+    shows. Neurons are the outputs of both linear layers of every MLP block of a transformer; in a plain multilayer
+    perceptron, a network that has linear layers and no convolution, attention or MLP block, they are the outputs of all
+    linear layers but the last. Heads are read at the input of the attention's output projection.
 
     Args:
         model: network in eval mode.
@@ -88,7 +94,7 @@ def _find_filters(model: nn.Module, example: Tensor) -> tuple[Layer, ...]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d) and _holds_filters(model, name, module)
     }
-    followers = _batch_norm_after(model, convolutions, example)
+    followers = batch_norms_after(model, example)
     return tuple(
         Layer(name, "filters", conv.out_channels, followers.get(name, name), "output")
         for name, conv in convolutions.items()
@@ -104,22 +110,26 @@ def _holds_filters(model: nn.Module, name: str, conv: nn.Conv2d) -> bool:
     return not depthwise and conv is not classifier and not any(isinstance(a, _NO_UNITS_INSIDE) for a in ancestors)
 
 
-def _batch_norm_after(model: nn.Module, convolutions: Mapping[str, nn.Conv2d], example: Tensor) -> dict[str, str]:
-    """Map a convolution's name to the batch norm that reads its output, by watching the tensors of a forward pass.
+def batch_norms_after(model: nn.Module, example: Tensor) -> dict[str, str]:
+    """Map the name of each convolution or linear layer to the batch norm that reads its output, where there is one.
 
-    The order of registration would pair a pre-activation network's last convolution of a block with the batch norm
-    of the next block, which reads the residual sum.
+    One forward pass is watched. The order of registration would pair a pre-activation network's last convolution of a
+    block with the batch norm of the next block, which reads the residual sum.
+
+    Args:
+        model: network in eval mode.
+        example: images the network accepts, (n, channels, height, width).
     """
     outputs: dict[int, tuple[str, Tensor]] = {}
     pairs: dict[str, str] = {}
     handles = []
 
-    def remember(name: str) -> None:
+    def remember(name: str, module: nn.Module) -> None:
         def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
             # The tensor is kept, so its id cannot be reused within the pass.
             outputs[id(output)] = (name, output)
 
-        handles.append(convolutions[name].register_forward_hook(hook))
+        handles.append(module.register_forward_hook(hook))
 
     def pair(name: str, norm: nn.Module) -> None:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -129,10 +139,10 @@ def _batch_norm_after(model: nn.Module, convolutions: Mapping[str, nn.Conv2d], e
 
         handles.append(norm.register_forward_pre_hook(hook))
 
-    for name in convolutions:
-        remember(name)
     for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            remember(name, module)
+        elif isinstance(module, _BatchNorm):
             pair(name, module)
     try:
         with torch.no_grad():
@@ -144,13 +154,18 @@ def _batch_norm_after(model: nn.Module, convolutions: Mapping[str, nn.Conv2d], e
 
 
 def _find_neurons(model: nn.Module) -> tuple[Layer, ...]:
-    return tuple(
-        Layer(f"{name}.{child}", "neurons", linear.out_features, f"{name}.{child}", "output")
+    linears = {
+        f"{name}.{child}": linear
         for name, module in model.named_modules()
         if isinstance(module, _MLPS)
         for child, linear in module.named_children()
         if isinstance(linear, nn.Linear)
-    )
+    }
+    if not linears and not find_heads(model) and not any(isinstance(m, _NOT_PLAIN) for m in model.modules()):
+        linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        # The outputs of the last one are the logits.
+        linears.pop(next(reversed(linears), ""), None)
+    return tuple(Layer(name, "neurons", linear.out_features, name, "output") for name, linear in linears.items())
 
 
 def find_heads(model: nn.Module) -> tuple[Layer, ...]:
@@ -183,13 +198,19 @@ def pool(layer: Layer, values: Tensor, *, absolute: AbsoluteAt = "none", mean: b
         absolute: where the absolute value is taken; `total` is up to the caller's sum over images and acts as `none`.
         mean: average over positions instead of summing, so that large feature maps do not weigh more.
     """
-    if absolute == "pxp":
-        absolute = "image" if layer.granularity == "filters" else "token"
+    place = absolute_place(layer, absolute)
     per_position = by_unit(layer, values).sum(dim=-1)
-    if absolute == "token":
+    if place == "token":
         per_position = per_position.abs()
     pooled = per_position.mean(dim=1) if mean else per_position.sum(dim=1)
-    return pooled.abs() if absolute == "image" else pooled
+    return pooled.abs() if place == "image" else pooled
+
+
+def absolute_place(layer: Layer, absolute: AbsoluteAt) -> Place:
+    """Return where a layer's values lose their sign, with `pxp` resolved by the kind of unit."""
+    if absolute == "pxp":
+        return "image" if layer.granularity == "filters" else "token"
+    return absolute
 
 
 def unit_weights(model: nn.Module, layer: Layer) -> Tensor:
@@ -241,7 +262,8 @@ def tapped(model: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[str, Tens
         if layer.tap_side == "output":
             handles.append(tap.register_forward_hook(at_output))
         else:
-            handles.append(tap.register_forward_pre_hook(at_input))
+            # First of all hooks, as a hook at the output is the last: a tap lies outside whatever rules a module has.
+            handles.append(tap.register_forward_pre_hook(at_input, prepend=True))
     try:
         yield activations
     finally:

@@ -15,6 +15,7 @@ from pruneboard.benchmark.api import (
     Criterion,
     Needs,
     PerLayer,
+    SearchSpace,
     check_choice,
     normalise_per_layer,
     unit_weights,
@@ -45,6 +46,10 @@ class Magnitude(Criterion):
     def __post_init__(self) -> None:
         check_choice("norm", self.norm, get_args(Norm))
         check_choice("per_layer", self.per_layer, get_args(PerLayer))
+
+    def search_space(self, context: Context) -> SearchSpace:
+        """Both norms, with and without normalisation per layer."""
+        return {"norm": get_args(Norm), "per_layer": get_args(PerLayer)}
 
     def score(self, context: Context) -> dict[str, Tensor]:
         """Take the norm of each unit's weights."""

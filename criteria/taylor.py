@@ -6,55 +6,55 @@ compare with: the absolute value after the mean over images.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
 
 from pruneboard.benchmark.api import (
+    AbsoluteAt,
     Batch,
     Context,
     Needs,
     PerLayer,
-    SumCriterion,
+    PooledCriterion,
+    SearchSpace,
     Target,
     check_choice,
-    normalise_per_layer,
-    pool,
     tap_gradients,
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class Taylor(SumCriterion):
+class Taylor(PooledCriterion):
     """Absolute mean of activation times gradient, s_i = | 1/(N P) sum over N images and P positions of a_i dL/da_i |.
 
     Attributes:
-        target: L, the cross-entropy `loss` or the `logit` of the label.
+        absolute: where the absolute value is taken; after the mean over images in the 2019 paper.
         per_layer: division by the l2 norm of the layer's scores, as in both papers, or `none`.
+        target: L, the cross-entropy `loss` or the `logit` of the label.
     """
 
-    target: Target = "loss"
+    absolute: AbsoluteAt = "total"
     per_layer: PerLayer = "l2"
+    target: Target = "loss"
 
     name: ClassVar[str] = "taylor"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     family: ClassVar[str] = "gradient"
     source: ClassVar[str] = "https://arxiv.org/abs/1611.06440"
     needs: ClassVar[Needs] = "labels"
+    over_positions: ClassVar[Literal["sum", "mean"]] = "mean"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"taylor_logit": {"target": "logit"}}
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("target", self.target, get_args(Target))
-        check_choice("per_layer", self.per_layer, get_args(PerLayer))
 
-    def contributions(self, context: Context, batch: Batch) -> dict[str, Tensor]:
-        """Average activation times gradient over positions, for each image and unit."""
+    def search_space(self, context: Context) -> SearchSpace:
+        """Add the target to what every pooled criterion can choose."""
+        return {**super().search_space(context), "target": get_args(Target)}
+
+    def values(self, context: Context, batch: Batch) -> dict[str, Tensor]:
+        """Return activation times gradient at every tap."""
         activations, gradients = tap_gradients(context, batch, self.target)
-        return {
-            layer.name: pool(layer, activations[layer.name] * gradients[layer.name], mean=True)
-            for layer in context.layers
-        }
-
-    def reduce(self, contributions: Tensor) -> Tensor:
-        """Average over images, then take the absolute value."""
-        return normalise_per_layer(contributions.mean(dim=0).abs(), self.per_layer)
+        return {name: activation * gradients[name] for name, activation in activations.items()}
