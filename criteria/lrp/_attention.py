@@ -79,7 +79,7 @@ class _SoftmaxZPlus(torch.autograd.Function):
         return s.clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, None]:
         x, s = ctx.saved_tensors
         p, m = x.clamp(min=0), (-x).clamp(min=0)

@@ -78,7 +78,8 @@ def _attributes(softmax: SoftmaxRule, _name: str, module: nn.Module) -> dict[str
         case cls if cls is Attention:
             return {"forward": own(functools.partial(_attention, softmax))}
         case cls if cls is VisionTransformer:
-            return {"pool": own(functools.partial(_pooled, module.pool))}
+            pool: Any = module.pool
+            return {"pool": own(functools.partial(_pooled, pool))}
     return None
 
 

@@ -47,7 +47,7 @@ class _In(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         relevance = x * gradient
@@ -62,7 +62,7 @@ class _Out(torch.autograd.Function):
         return z.clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, relevance: Tensor) -> Tensor:
         (z,) = ctx.saved_tensors
         return relevance / stabilised(z)
@@ -74,6 +74,6 @@ class _Pass(torch.autograd.Function):
         return output.clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(_ctx: Any, relevance: Tensor) -> tuple[Tensor, None]:
         return relevance, None

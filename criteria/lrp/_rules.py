@@ -9,6 +9,7 @@ Source: Bach et al. 2015 (doi 10.1371/journal.pone.0130140) for epsilon and alph
 
 import copy
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -62,12 +63,13 @@ class DetachedRule(Rule):
 
     def before(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
         """Keep the input, and give the module a copy without a graph."""
-        self.input = inputs[0]
+        self.input: Tensor | None = inputs[0]
         return inputs[0].detach().clone()
 
     def after(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Connect the output with the kept input by the rule."""
         kept, self.input = self.input, None
+        assert kept is not None
         return self.connect(module, kept, output)
 
     def connect(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
@@ -87,7 +89,7 @@ class _Propagated(torch.autograd.Function):
         return output.clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, None, None, None]:
         x, output = ctx.saved_tensors
         return ctx.rule.propagate(ctx.module, x, output, relevance), None, None, None
@@ -107,14 +109,14 @@ class DetachedLayerNorm(DetachedRule):
     Subtraction of the mean, scale and bias take part; the division by the deviation then is linear.
     """
 
-    def propagate(self, module: nn.Module, x: Tensor, output: Tensor, relevance: Tensor) -> Tensor:
+    def propagate(self, module: Any, x: Tensor, output: Tensor, relevance: Tensor) -> Tensor:
         """Apply the transposed centring to what the scaled relevance gives."""
-        dims = tuple(range(-len(module.normalized_shape), 0))  # type: ignore[arg-type]
+        dims = tuple(range(-len(module.normalized_shape), 0))
         variance = x.var(dim=dims, unbiased=False, keepdim=True)
-        gradient = relevance / stabilised(output) / (variance + module.eps).sqrt()
+        gradient: Tensor = relevance / stabilised(output) / (variance + module.eps).sqrt()
         if module.weight is not None:
             gradient = gradient * module.weight
-        return x * (gradient - gradient.mean(dim=dims, keepdim=True))  # type: ignore[no-any-return]
+        return x * (gradient - gradient.mean(dim=dims, keepdim=True))
 
 
 class SplitRule(DetachedRule):
@@ -129,8 +131,8 @@ class SplitRule(DetachedRule):
     """
 
     @abstractmethod
-    def parts(self, parameter: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return P and N of a weight, or p and n of a bias; None where the second half plays no role."""
+    def parts(self, parameter: Tensor) -> tuple[Tensor, Tensor]:
+        """Return P and N of a weight, or p and n of a bias."""
 
     @abstractmethod
     def shares(
@@ -143,12 +145,11 @@ class SplitRule(DetachedRule):
         """Whether z- takes part."""
         return True
 
-    def propagate(self, module: nn.Module, x: Tensor, output: Tensor, relevance: Tensor) -> Tensor:
+    def propagate(self, module: Any, x: Tensor, output: Tensor, relevance: Tensor) -> Tensor:
         """Compute z+ and z- with a graph, and take their gradient at x+ and x-."""
-        weight, bias = module.weight.detach(), None if module.bias is None else module.bias.detach()  # type: ignore[union-attr, operator]
         with torch.no_grad():
-            weights = self.parts(weight)
-            biases = (None, None) if bias is None else self.parts(bias)
+            weights = self.parts(module.weight)
+            biases = (None, None) if module.bias is None else self.parts(module.bias)
         halves = [x.detach().clamp(min=0).requires_grad_()]
         if bool((x < 0).any()):
             halves.append(x.detach().clamp(max=0).requires_grad_())
@@ -164,7 +165,7 @@ class SplitRule(DetachedRule):
         shares = self.shares(relevance, output, sums[0].detach(), negative)
         gradients = torch.autograd.grad(sums, halves, [share for share in shares if share is not None])
         with torch.no_grad():
-            return sum(half * gradient for half, gradient in zip(halves, gradients, strict=True))  # type: ignore[return-value]
+            return torch.stack([half * gradient for half, gradient in zip(halves, gradients, strict=True)]).sum(dim=0)
 
 
 class AlphaBeta(SplitRule):
@@ -223,8 +224,8 @@ class Gamma(SplitRule):
         )
 
 
-def _affine(module: nn.Module, weight: Tensor | None, bias: Tensor | None) -> Any:
+def _affine(module: nn.Module, weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     """Return the module's own map with other parameters, outside all hooks; the module itself is not touched."""
     twin = copy.copy(module)
-    twin._parameters = {"weight": weight, "bias": bias}  # type: ignore[dict-item]
+    twin._parameters = {"weight": weight, "bias": bias}  # type: ignore[dict-item] # plain tensors do as well
     return twin.forward

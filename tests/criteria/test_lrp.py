@@ -6,7 +6,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 from torch.nn import functional as F
 
-from networks import GRANULARITIES, images, tiny_network
+from networks import images, tiny_network
 from pruneboard.benchmark.api import Batch, Context, CriterionError, Layer, Unsupported
 from pruneboard.benchmark.plugins import criteria
 from pruneboard.benchmark.units import find_layers, tapped
@@ -376,7 +376,9 @@ def test_gates_in_residual_blocks_are_declined_by_name(attention):
 
 def test_what_no_rule_covers_is_declined_by_name():
     pre_activation = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(784, 10))
-    with pytest.raises(Unsupported, match=r"^batch norm `0` cannot be merged: it follows no convolution or linear layer"):
+    with pytest.raises(
+        Unsupported, match=r"^batch norm `0` cannot be merged: it follows no convolution or linear layer"
+    ):
         criteria().get("lrp_epsilon").score(_context(pre_activation.eval()))
 
     class Own(nn.Sequential):
@@ -390,7 +392,9 @@ def test_what_no_rule_covers_is_declined_by_name():
         def forward(self, x):
             return self.fc(self.conv(x).flatten(1))
 
-    with pytest.raises(Unsupported, match=r"^no rule for Other the network itself; it needs a canonizer in criteria/lrp/"):
+    with pytest.raises(
+        Unsupported, match=r"^no rule for Other the network itself; it needs a canonizer in criteria/lrp/"
+    ):
         criteria().get("lrp_epsilon").score(_context(Other().eval()))
     plain = Own(nn.Conv2d(3, 4, 16), nn.Flatten(), nn.Linear(4, 10)).eval()
     assert criteria().get("lrp_epsilon").score(_context(plain)).keys() == {"0"}
@@ -416,7 +420,9 @@ def test_wrong_options_name_the_choices():
         LRP(low="flat")
     with pytest.raises(CriterionError, match=r"^`gamma_conv` must be at least 0, got -1\.$"):
         LRP(gamma_conv=-1)
-    with pytest.raises(CriterionError, match=r"`mid` must keep its default, got 'gamma' beside composite 'epsilon_plus'"):
+    with pytest.raises(
+        CriterionError, match=r"`mid` must keep its default, got 'gamma' beside composite 'epsilon_plus'"
+    ):
         LRP(mid="gamma", composite="epsilon_plus")
     with pytest.raises(CriterionError, match=r"^`output` must be one of 'one_hot', 'logit', got 'softmax'\.$"):
         LRP(output="softmax")
