@@ -3,14 +3,22 @@
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from pruneboard.benchmark.assets import Weights, load_weights
+from pruneboard.benchmark.assets import (
+    Weights,
+    cache_folder,
+    is_file,
+    load_weights,
+    made_weights_digest,
+    read_made_weights,
+)
 from pruneboard.benchmark.errors import CriterionError, ModelError, Unsupported
-from pruneboard.benchmark.schema import GRANULARITIES, Granularity
+from pruneboard.benchmark.schema import GRANULARITIES, Granularity, digest
 from pruneboard.benchmark.units import (
     AbsoluteAt,
     Layer,
@@ -61,6 +69,9 @@ Scores = dict[str, Tensor]
 
 Target = Literal["loss", "logit"]
 """What is differentiated: the cross-entropy with the label, or the label's logit."""
+
+Optimiser = Literal["adamw", "sgd"]
+"""What trains a network of ours."""
 
 PerLayer = Literal["none", "l2"]
 """Normalisation of scores within a layer."""
@@ -304,10 +315,11 @@ class Recipe:
         epochs: passes over the train split.
         batch_size: images per step.
         learning_rate: peak of the one-cycle schedule.
-        weight_decay: decoupled weight decay of AdamW.
+        weight_decay: decoupled weight decay of AdamW; added to the gradient by SGD.
         label_smoothing: in [0, 1).
         max_shift: random shift of each training image, in pixels of either sign, zero-padded.
         seed: seeds initial weights, order and augmentation.
+        optimiser: AdamW, or stochastic gradient descent with momentum 0.9.
     """
 
     dataset: str
@@ -318,6 +330,7 @@ class Recipe:
     label_smoothing: float = 0.0
     max_shift: int = 0
     seed: int = 0
+    optimiser: Optimiser = "adamw"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -327,16 +340,17 @@ class Model:
     Attributes:
         name: registered name, lower_snake.
         version: rises when the function of the loaded network changes.
-        family: `VGG`, `ResNet` or `ViT`, shown in tables.
+        family: `VGG`, `ResNet`, `ViT` or `MLP`, shown in tables.
         description: one or two sentences for its card.
         source: DOI or URL of the architecture.
         licence: licence of the weights.
         build: makes the network with fresh parameters; may draw from torch's global generator, which the caller seeds.
         granularities: kinds of unit it can be pruned by.
         input_size: (channels, height, width) of its images.
-        mean: per channel, subtracted from pixel values scaled to [0, 1].
+        mean: per channel, subtracted from pixel values scaled to [0, 1], or from coordinates.
         std: per channel, divided by afterwards.
-        weights: trained weights, or None for a network that is only trained.
+        weights: trained weights that are shipped or published, or None for a network that is trained by its recipe
+            where it is first used, because its weights are too large to ship.
         rename: maps a key of the weights file to the network's own.
         recipe: how its weights were made, when they were made here.
     """
@@ -363,6 +377,38 @@ class Model:
         if not self.granularities or set(self.granularities) - set(GRANULARITIES):
             raise ModelError(f"`granularities` of `{self.name}` must be some of {GRANULARITIES}.")
 
+    @property
+    def made_file(self) -> Path | None:
+        """Where the weights lie that are made on this machine, in the cache; None when they are shipped or published.
+
+        The name holds a digest of the recipe, so that weights made by another recipe are never taken for these.
+        """
+        if self.weights is not None or self.recipe is None:
+            return None
+        made_by = digest([self.name, self.version, dataclasses.asdict(self.recipe)])
+        return cache_folder() / "weights" / f"{self.name}-{made_by[:16]}.safetensors"
+
+    @property
+    def weights_digest(self) -> str:
+        """The `tensors_digest` of the weights that `load` takes; empty while there are none.
+
+        Raises:
+            AssetError: the weights were made on this machine and are damaged.
+        """
+        if self.weights is not None:
+            return self.weights.digest
+        return made_weights_digest(self.made_file) if self.made_file and is_file(self.made_file) else ""
+
+    def _state(self) -> tuple[str, dict[str, Tensor]]:
+        """Return the name of the weights file and its tensors, under the network's own keys."""
+        if self.weights is not None:
+            file, state = self.weights.file, load_weights(self.weights)
+        elif self.made_file is not None and is_file(self.made_file):
+            file, state = str(self.made_file), read_made_weights(self.made_file)
+        else:
+            raise ModelError(f"`{self.name}` has no weights yet; make them with `pruneboard train {self.name}`.")
+        return file, {self.rename(key): value for key, value in state.items()}
+
     def load(self) -> nn.Module:
         """Build the network with its trained weights, in eval mode on the CPU.
 
@@ -370,10 +416,8 @@ class Model:
             AssetError: the weights are missing or damaged.
             ModelError: the weights do not fit the network, or there are none.
         """
-        if self.weights is None:
-            raise ModelError(f"`{self.name}` has no weights yet; make them with `pruneboard train {self.name}`.")
+        file, state = self._state()
         model = self.build()
-        state = {self.rename(key): value for key, value in load_weights(self.weights).items()}
         # A key that only counts batches is missing from some published files, and no inference uses it.
         expected = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
         given = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
@@ -381,7 +425,7 @@ class Model:
             want, got = expected.get(key), given.get(key)
             if want is None or got is None or want.shape != got.shape:
                 raise ModelError(
-                    f"the weights `{self.weights.file}` must fit `{self.name}`, but `{key}` is "
+                    f"the weights `{file}` must fit `{self.name}`, but `{key}` is "
                     f"{'absent' if got is None else tuple(got.shape)} in the file and "
                     f"{'absent' if want is None else tuple(want.shape)} in the network; get the file again."
                 )
@@ -389,6 +433,6 @@ class Model:
         return model.eval()
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Turn pixels in [0, 1], float32 (n_images, channels, height, width), into the network's input."""
+        """Turn what a split's `inputs` gives, float32 (n_images, channels, height, width), into the network's input."""
         mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
         return (images - mean) / std

@@ -249,6 +249,45 @@ def load_weights(weights: Weights) -> dict[str, Tensor]:
     return _checked(weights, _read_safetensors(cached), str(cached), remedy)
 
 
+def read_made_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file that a training on this machine wrote, on the CPU.
+
+    Raises:
+        AssetError: the file is damaged, or no training wrote it.
+    """
+    state = _read_safetensors(path)
+    if (found := tensors_digest(state)) != (recorded := _recorded_digest(path)):
+        raise AssetError(
+            f"the tensors of `{path}` must have the digest {recorded or 'that a training records'}, got {found}; delete "
+            "the file, and it is made again."
+        )
+    return state
+
+
+def made_weights_digest(path: Path) -> str:
+    """Return the checked `tensors_digest` of a file that a training on this machine wrote.
+
+    A file that has not changed is read once per process.
+
+    Raises:
+        AssetError: the file is damaged, or no training wrote it.
+    """
+    status = path.stat()
+    return _made_digest_of(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _made_digest_of(path: Path, _size: int, _modified: int) -> str:
+    return tensors_digest(read_made_weights(path))
+
+
+def _recorded_digest(path: Path) -> str:
+    """Return the digest that a training recorded in the metadata of its file, empty when there is none."""
+    with safetensors.safe_open(path, "pt") as file:
+        written = (file.metadata() or {}).get("pruneboard", "{}")
+    return str(json.loads(written).get("tensors_digest", ""))
+
+
 def _fetch(weights: Weights, cached: Path, places: list[Path]) -> None:
     looked = ", ".join(f"`{place}`" for place in places)
     if not os.environ.get("PRUNEBOARD_WEIGHTS"):

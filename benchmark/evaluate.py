@@ -84,15 +84,15 @@ def accuracy_curve(
     masks = [masks_at(ranking, rate) for rate in rates]
     sizes = count_sizes(model, layers, masks, evaluation.images[:1])
     return [
-        _point(rate, at_rate, _measure_once(model, layers, at_rate, evaluation), size)
+        _point(rate, at_rate, accuracy_under(model, layers, at_rate, evaluation), size)
         for rate, at_rate, size in zip(rates, masks, sizes, strict=True)
     ]
 
 
-def _measure_once(
+def accuracy_under(
     model: nn.Module, layers: Sequence[Layer], masks: Mapping[str, Tensor], evaluation: Evaluation
 ) -> Accuracy:
-    """Measure under masks, or recall it; the unpruned network is one entry whatever the granularity."""
+    """Measure the network under masks, or recall it; the unpruned network is one entry whatever the granularity."""
     key = b"" if all(bool(m.all()) for m in masks.values()) else _mask_key(masks)
     if key not in evaluation.seen:
         with masked(model, layers, masks):

@@ -1,6 +1,7 @@
 """The registered criteria and models, found in their folders."""
 
 import functools
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -10,7 +11,7 @@ from typing import Any, get_args
 from pruneboard.benchmark.api import Criterion, Model, Needs
 from pruneboard.benchmark.errors import PruneboardError
 from pruneboard.benchmark.registry import Registry, fill, source_digest
-from pruneboard.benchmark.schema import digest
+from pruneboard.benchmark.schema import TUNED_SUFFIX, Job, digest
 
 FAMILIES = ("control", "weights", "activation", "gradient", "attribution")
 """Families that the tables and the site tell apart."""
@@ -41,7 +42,30 @@ def criteria_in(module: ModuleType) -> Iterator[tuple[str, Criterion]]:
             # The source is read now, when it is imported: editing it later does not change what this process runs.
             criterion_digest(value)
             for name, parameters in ((value.name, {}), *value.presets.items()):
-                yield name, _make(value, name, parameters)
+                if name.endswith(TUNED_SUFFIX):
+                    raise PruneboardError(
+                        f"the name of a criterion must not end in `{TUNED_SUFFIX}`, which marks tuned ones, got "
+                        f"`{name}`; rename it."
+                    )
+                yield name, make_criterion(value, name, parameters)
+
+
+def criterion_of(job: Job) -> Criterion:
+    """Return the criterion that a job runs: the registered one, or its tuned form.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+        PruneboardError: the tuned parameters are not, or no longer, those of the criterion.
+    """
+    if job.tuned is None:
+        return criteria().get(job.criterion)
+    parameters = {name: as_hashable(value) for name, value in json.loads(job.tuned.parameters).items()}
+    return make_criterion(type(criteria().get(job.tuned.base)), job.criterion, parameters)
+
+
+def as_hashable(value: Any) -> Any:
+    """Return a value read from JSON with its lists as tuples, as a parameter of a frozen dataclass has them."""
+    return tuple(map(as_hashable, value)) if isinstance(value, list) else value
 
 
 def _check_declared(criterion: type[Criterion]) -> None:
@@ -67,7 +91,13 @@ def _check_declared(criterion: type[Criterion]) -> None:
             )
 
 
-def _make(criterion: type[Criterion], name: str, parameters: Mapping[str, Any]) -> Criterion:
+def make_criterion(criterion: type[Criterion], name: str, parameters: Mapping[str, Any]) -> Criterion:
+    """Make a criterion with some parameters given.
+
+    Raises:
+        PruneboardError: one of them is no field of the criterion or no plain finite value.
+        CriterionError: the criterion refuses a value.
+    """
     try:
         made = criterion(**parameters)
         digest(asdict(made))

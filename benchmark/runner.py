@@ -5,16 +5,19 @@ import functools
 import json
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from pruneboard.benchmark import plugins, provenance
 from pruneboard.benchmark.api import Batch, Context, Criterion, Model
 from pruneboard.benchmark.counts import count_sizes
-from pruneboard.benchmark.data import Dataset, draw_reference, find_dataset
+from pruneboard.benchmark.data import Dataset, Split, draw_reference, find_dataset
 from pruneboard.benchmark.errors import Unsupported
 from pruneboard.benchmark.evaluate import Evaluation, accuracy_curve
 from pruneboard.benchmark.ranking import rank
@@ -22,12 +25,14 @@ from pruneboard.benchmark.schema import ENGINE_VERSION, SCHEMA_VERSION, CurvePoi
 from pruneboard.benchmark.scoring import Scoring, score_all_shots
 from pruneboard.benchmark.units import Layer, find_layers
 
+T = TypeVar("T")
+
 _LONGEST_REASON = 500
 _N_PROBE_IMAGES = 8
 
 
 @dataclass(frozen=True)
-class _LoadedModel:
+class LoadedModel:
     """A network on its device, with the images it is evaluated on."""
 
     plugin: Model
@@ -56,18 +61,18 @@ class Workbench:
         self.device = device
         self.tainted = False
         self._dataset = functools.cache(find_dataset)
-        self._models: dict[tuple[str, str, str], _LoadedModel] = {}
+        self._models: dict[tuple[str, str, str], LoadedModel] = {}
         self._logits: dict[tuple[str, str, str], torch.Tensor] = {}
 
     def dataset(self, job: Job) -> Dataset:
-        """Return the data set that the job's suite runs on.
+        """Return the data set that the job's suite runs its network on.
 
         Raises:
-            AssetError: none of the suite's data sets is at hand or can be fetched.
+            AssetError: none of the network's data sets is at hand or can be fetched.
         """
-        return self._dataset(job.suite.datasets)
+        return self._dataset(job.suite.datasets_of(job.model))
 
-    def model(self, job: Job) -> _LoadedModel:
+    def model(self, job: Job) -> LoadedModel:
         """Return the job's network; the one loaded last is kept.
 
         Raises:
@@ -77,16 +82,26 @@ class Workbench:
         if name not in self._models:
             self._models.clear()
             plugin = plugins.models().get(job.model)
-            split = self.dataset(job).split(job.suite.evaluation_split)
-            pixels = split.images(size=plugin.input_size).to(self.device)
-            images = plugin.normalise(pixels.float() / 255)
-            labels = torch.from_numpy(split.labels).to(self.device)
-            loaded = _LoadedModel(plugin, plugin.load().to(self.device), Evaluation(images, labels))
+            loaded = LoadedModel(plugin, plugin.load().to(self.device), self.evaluation(job, plugin))
             with torch.no_grad():
                 logits = loaded.network(loaded.probe)
             self.tainted |= not torch.allclose(logits, self._logits.setdefault(name, logits), rtol=1e-4, atol=1e-5)
             self._models[name] = loaded
         return self._models[name]
+
+    def evaluation(self, job: Job, plugin: Model) -> Evaluation:
+        """Return the images that the job's accuracies are measured on: the suite's whole evaluation split.
+
+        Raises:
+            AssetError: they cannot be loaded.
+        """
+        return self._prepared(self.dataset(job).split(job.suite.evaluation_split), None, plugin)
+
+    def _prepared(self, split: Split, rows: npt.NDArray[np.intp] | None, plugin: Model) -> Evaluation:
+        """Load rows of a split, or all, as a network takes them."""
+        inputs = split.inputs(rows, size=plugin.input_size, device=self.device)
+        labels = torch.from_numpy(split.labels if rows is None else split.labels[rows]).to(self.device)
+        return Evaluation(plugin.normalise(inputs), labels)
 
     def reload_model(self, job: Job) -> None:
         """Load the job's network anew, because a plugin may have damaged it, and see whether that mends it."""
@@ -95,17 +110,18 @@ class Workbench:
 
     def key(self, job: Job) -> str:
         """Return the digest of everything that decides the job's result."""
-        model, criterion = plugins.models().get(job.model), plugins.criteria().get(job.criterion)
+        model, criterion = plugins.models().get(job.model), plugins.criterion_of(job)
         return digest(
             {
                 "engine": ENGINE_VERSION,
                 "suite": job.suite.digest,
                 "data": self.dataset(job).digest,
-                "model": [model.name, model.version, model.weights.digest if model.weights else ""],
+                "model": [model.name, model.version, model.weights_digest],
                 "granularity": job.granularity,
                 "criterion": [job.criterion, criterion.version, plugins.criterion_digest(type(criterion))],
                 "parameters": plugins.criterion_parameters(criterion),
                 "seed": job.seed,
+                **({"tuning": job.tuned.study} if job.tuned else {}),
             }
         )
 
@@ -122,37 +138,55 @@ def run_job(job: Job, bench: Workbench) -> list[Row]:
         AssetError, ModelError: the network or the data cannot be loaded, which no other job could mend.
     """
     started = time.perf_counter()
-    criterion = plugins.criteria().get(job.criterion)
+    criterion = plugins.criterion_of(job)
     loaded = bench.model(job)
     layers = find_layers(loaded.network, job.granularity, loaded.probe[:1])
     context = Context(
         model=loaded.network,
         layers=layers,
-        generator=_generator(job, "criterion"),
-        data=_reference(job, bench, loaded.plugin, criterion),
+        generator=generator_for(job, "criterion"),
+        data=reference_of(job, bench, loaded.plugin, criterion),
     )
-    status: Status
-    try:
+
+    def measure() -> tuple[Scoring, list[tuple[int, CurvePoint]]]:
         scoring = score_all_shots(criterion, context, job.suite.shots, loaded.probe)
-        points = list(_curves(job, loaded, layers, scoring))
+        return scoring, list(_curves(job, loaded, layers, scoring))
+
+    measured = attempt(measure, job, bench)
+    if isinstance(measured, NoResult):
+        seconds = time.perf_counter() - started
+        return [make_row(job, bench, status=measured.status, reason=measured.reason, seconds=seconds)]
+    scoring, points = measured
+    size = count_sizes(loaded.network, layers, [_all_kept(layers)], loaded.probe[:1])[0]
+    row = replace(
+        make_row(job, bench, status="ok", reason="", seconds=time.perf_counter() - started),
+        n_units=sum(layer.n_units for layer in layers),
+        params_total=size.params,
+        macs_total=size.macs,
+        score_seconds=scoring.seconds,
+        score_peak_bytes=scoring.peak_bytes,
+    )
+    return [replace(row, shots=shots, **asdict(point)) for shots, point in points]
+
+
+@dataclass(frozen=True)
+class NoResult:
+    """That a plugin gave none, and why."""
+
+    status: Status
+    reason: str
+
+
+def attempt(call: Callable[[], T], job: Job, bench: Workbench) -> T | NoResult:
+    """Return what a call into a plugin returns; one that fails is a result as well, and the network is loaded anew."""
+    try:
+        return call()
     except Unsupported as refusal:
-        reason, status = clean_reason(refusal), "unsupported"
+        return NoResult("unsupported", clean_reason(refusal))
     # A plugin is foreign code: whatever it raises, even sys.exit(), is its result, and the suite goes on.
     except (Exception, SystemExit) as error:  # noqa: BLE001
         bench.reload_model(job)
-        reason, status = describe(error), "failed"
-    else:
-        size = count_sizes(loaded.network, layers, [_all_kept(layers)], loaded.probe[:1])[0]
-        row = replace(
-            make_row(job, bench, status="ok", reason="", seconds=time.perf_counter() - started),
-            n_units=sum(layer.n_units for layer in layers),
-            params_total=size.params,
-            macs_total=size.macs,
-            score_seconds=scoring.seconds,
-            score_peak_bytes=scoring.peak_bytes,
-        )
-        return [replace(row, shots=shots, **asdict(point)) for shots, point in points]
-    return [make_row(job, bench, status=status, reason=reason, seconds=time.perf_counter() - started)]
+        return NoResult("failed", describe(error))
 
 
 def describe(error: BaseException) -> str:
@@ -174,12 +208,12 @@ def clean_reason(error: BaseException) -> str:
     return " ".join(printable.split())[:_LONGEST_REASON]
 
 
-def _generator(job: Job, purpose: str) -> torch.Generator:
-    """Independent streams for each purpose, so that none depends on what another draws."""
+def generator_for(job: Job, purpose: str) -> torch.Generator:
+    """Return an independent stream for each purpose, so that none depends on what another draws."""
     return torch.Generator().manual_seed(int(digest([job.seed, purpose])[:15], 16))
 
 
-def _reference(job: Job, bench: Workbench, plugin: Model, criterion: Criterion) -> Batch | None:
+def reference_of(job: Job, bench: Workbench, plugin: Model, criterion: Criterion) -> Batch | None:
     """Return the reference images and labels, as far as the criterion declares that it needs them."""
     if criterion.needs == "nothing":
         return None
@@ -188,23 +222,23 @@ def _reference(job: Job, bench: Workbench, plugin: Model, criterion: Criterion) 
     labels = torch.from_numpy(split.labels[indices])
     if criterion.needs == "images":
         # Classes come in order within each shot, so without labels the images of a shot are shuffled as well.
-        generator = _generator(job, "order of images")
+        generator = generator_for(job, "order of images")
         n_classes = len(indices) // max(job.suite.shots)
         shots = torch.arange(len(indices)).reshape(-1, n_classes)
         order = torch.cat([shot[torch.randperm(n_classes, generator=generator)] for shot in shots])
         indices, labels = indices[order.numpy()], torch.full_like(labels, -1)
-    pixels = split.images(indices, size=plugin.input_size).to(bench.device)
-    return Batch(plugin.normalise(pixels.float() / 255), labels.to(bench.device))
+    inputs = split.inputs(indices, size=plugin.input_size, device=bench.device)
+    return Batch(plugin.normalise(inputs), labels.to(bench.device))
 
 
 def _curves(
-    job: Job, loaded: _LoadedModel, layers: Sequence[Layer], scoring: Scoring
+    job: Job, loaded: LoadedModel, layers: Sequence[Layer], scoring: Scoring
 ) -> Iterator[tuple[int, CurvePoint]]:
     known: dict[int, list[CurvePoint]] = {}
     for shots, scores in scoring.by_shots.items():
         # Without data the same scores serve every number of shots, and so does their curve.
         if id(scores) not in known:
-            ranking = rank(scores, job.suite.scope, _generator(job, "ties"))
+            ranking = rank(scores, job.suite.scope, generator_for(job, "ties"))
             known[id(scores)] = accuracy_curve(loaded.network, layers, ranking, job.suite.rates, loaded.evaluation)
         for point in known[id(scores)]:
             yield shots, point
@@ -216,7 +250,7 @@ def _all_kept(layers: Sequence[Layer]) -> dict[str, torch.Tensor]:
 
 def make_row(job: Job, bench: Workbench, *, status: Status, reason: str, seconds: float | None) -> Row:
     """Fill in a job's provenance; what was measured stays empty."""
-    model, criterion = plugins.models().get(job.model), plugins.criteria().get(job.criterion)
+    model, criterion = plugins.models().get(job.model), plugins.criterion_of(job)
     dataset = bench.dataset(job)
     versions, (commit, clean) = provenance.versions(), provenance.commit()
     return Row(
@@ -229,7 +263,7 @@ def make_row(job: Job, bench: Workbench, *, status: Status, reason: str, seconds
         data_digest=dataset.digest,
         model=job.model,
         model_family=model.family,
-        weights_digest=model.weights.digest if model.weights else "",
+        weights_digest=model.weights_digest,
         granularity=job.granularity,
         criterion=job.criterion,
         criterion_family=criterion.family,
@@ -238,6 +272,9 @@ def make_row(job: Job, bench: Workbench, *, status: Status, reason: str, seconds
         criterion_needs=criterion.needs,
         criterion_source=criterion.source,
         parameters=json.dumps(plugins.criterion_parameters(criterion), sort_keys=True),
+        tuned_trials=job.tuned.n_trials if job.tuned else None,
+        tuned_images=job.tuned.n_images if job.tuned else None,
+        tuning=job.tuned.study if job.tuned else "",
         seed=job.seed,
         status=status,
         reason=reason,

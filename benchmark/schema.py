@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of the columns below; rises when a column is added, removed or changes its meaning."""
 
 ENGINE_VERSION = 1
@@ -22,6 +22,9 @@ GRANULARITIES: tuple[Granularity, ...] = typing.get_args(Granularity)
 SCOPES: tuple[Scope, ...] = typing.get_args(Scope)
 PROTOCOLS = ("one_shot",)
 
+TUNED_SUFFIX = "_tuned"
+"""Ends the name of a criterion in rows that were measured with tuned parameters; no registered name may end so."""
+
 
 def digest(value: Any) -> str:
     """Return the sha256 of a JSON-serialisable `value` in canonical form, as 64 hexadecimal digits."""
@@ -29,12 +32,25 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def display_name(criterion: str) -> str:
+    """Return a criterion's name as people read it: `lrp (tuned)` for `lrp_tuned`."""
+    base = criterion.removesuffix(TUNED_SUFFIX)
+    return criterion if base == criterion else f"{base} (tuned)"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SuiteModel:
-    """One network of a suite and the kinds of unit that are pruned in it."""
+    """One network of a suite.
+
+    Attributes:
+        name: registered name.
+        granularities: kinds of unit that are pruned in it.
+        datasets: accepted data sets, where they are others than the suite's.
+    """
 
     name: str
     granularities: tuple[Granularity, ...]
+    datasets: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +63,7 @@ class Suite:
         title: a line for people.
         description: a paragraph for people.
         datasets: accepted data sets, in order of preference; the first one at hand is used and named in every row.
+            Empty when each network names its own.
         reference_split: split that the reference images are drawn from.
         evaluation_split: split that accuracy is measured on.
         protocol: how units are removed; `one_shot` scores once and masks.
@@ -73,6 +90,15 @@ class Suite:
     criteria: tuple[str, ...]
     models: tuple[SuiteModel, ...]
 
+    def datasets_of(self, model: str) -> tuple[str, ...]:
+        """Return the data sets that a network of the suite accepts, in order of preference."""
+        return next((entry.datasets for entry in self.models if entry.name == model), ()) or self.datasets
+
+    @property
+    def all_datasets(self) -> tuple[str, ...]:
+        """Every data set that the suite names, once each."""
+        return tuple(dict.fromkeys(name for model in self.models for name in model.datasets or self.datasets))
+
     @property
     def digest(self) -> str:
         """Digest of what decides a single job's numbers.
@@ -85,14 +111,66 @@ class Suite:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PublishedPoint:
+    """An accuracy that was published elsewhere for one cell of a suite.
+
+    Attributes:
+        model: network of the suite.
+        granularity: kind of unit.
+        criterion: criterion of the suite that is nearest to what was published.
+        shots: reference images per class.
+        rate: fraction of units removed.
+        top1: top-1 accuracy, in [0, 1].
+        source: where it was published.
+    """
+
+    model: str
+    granularity: Granularity
+    criterion: str
+    shots: int
+    rate: float
+    top1: float
+    source: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """Parameters that a study chose for one network and granularity.
+
+    Attributes:
+        base: registered name of the criterion.
+        parameters: all of its parameters, as JSON.
+        study: digest of the study.
+        n_trials: configurations that the study tried.
+        n_images: labelled images that it used.
+    """
+
+    base: str
+    parameters: str
+    study: str
+    n_trials: int
+    n_images: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """One cell of a suite's grid: one scoring pass, evaluated at all shots and all rates."""
+    """One cell of a suite's grid: one scoring pass, evaluated at all shots and all rates.
+
+    Attributes:
+        suite: the suite.
+        model: registered name of the network.
+        granularity: kind of unit.
+        criterion: registered name of the criterion, or that of its tuned form, which ends in `TUNED_SUFFIX`.
+        seed: seed of the reference draw and of random ties.
+        tuned: the parameters of a tuned criterion; None takes those registered under the name.
+    """
 
     suite: Suite
     model: str
     granularity: Granularity
     criterion: str
     seed: int
+    tuned: Tuned | None = None
 
     def __str__(self) -> str:
         return f"{self.suite.name} / {self.model} / {self.granularity} / {self.criterion} / seed {self.seed}"
@@ -146,6 +224,9 @@ class Row:
     criterion_needs: str = _column("job", "what the criterion looks at: nothing, images, or images and labels")
     criterion_source: str = _column("job", "where the criterion is published")
     parameters: str = _column("job", "parameters of the criterion, as JSON")
+    tuned_trials: int | None = _measured("job", "configurations that were tried to tune the parameters")
+    tuned_images: int | None = _measured("job", "labelled images that tuning used, beyond the reference images")
+    tuning: str = _column("job", "digest of the study that tuned the parameters, empty when untuned", default="")
     seed: int = _column("job", "seed of the reference draw and of random ties")
     status: str = _column("job", "ok, unsupported or failed")
     reason: str = _column("job", "why there is no result; empty when status is ok")

@@ -1,6 +1,6 @@
 """Pure statistics on result tables: areas under the curves, summaries over seeds, and ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -23,12 +23,20 @@ CONFIDENCE = 0.95
 
 _CELL = ("model", "seed", "shots")
 _SAME_WITHIN = (
-    ("data_digest", ("suite",)),
+    ("data_digest", ("suite", "dataset")),
+    ("data_digest", ("suite", "model")),
     ("suite_digest", ("suite",)),
     ("weights_digest", ("suite", "model")),
     ("criterion_digest", ("suite", "criterion")),
-    ("parameters", ("suite", "criterion")),
+    ("parameters", ("suite", "criterion", "tuned_for")),
+    ("tuning", ("suite", "criterion", "tuned_for")),
 )
+_COMPARED = (
+    *("untuned_mean", "tuned_mean"),
+    *(f"difference_{part}" for part in ("mean", "sd", "low", "high")),
+)
+_PUBLISHED_CELL = ("model", "granularity", "criterion", "shots", "rate")
+_PUBLISHED_ROUNDING = 5e-5
 _ACCURACY_TOLERANCE = 1e-12
 _RANK_DECIMALS = 12
 
@@ -54,7 +62,7 @@ def area_under_curve(rows: pd.DataFrame) -> pd.DataFrame:
 
     Raises:
         TableError: a cell occurs twice, has no accuracy in [0, 1], or a curve has no rate 0 or other rates than the
-            rest of its suite; or a suite mixes data sets, suite digests, weights, or versions of a criterion.
+            rest of its suite; or a suite mixes suite digests, data or weights of a network, or versions of a criterion.
     """
     points, n_rates = _checked_points(rows)
     keys = list(CURVE_KEYS)
@@ -154,6 +162,81 @@ def curves(rows: pd.DataFrame, by: Sequence[str], *, axis: Literal["rate", "shot
     return answer.rename(columns=lambda name: name.removeprefix("top1_"))
 
 
+def compare_tuned(areas: pd.DataFrame, partners: Mapping[str, str]) -> pd.DataFrame:
+    """Compare tuned criteria with their untuned partners, seed by seed, on each network and granularity.
+
+    Method: for each seed the mean A_PR over the numbers of shots that both have; the difference tuned - untuned of a
+    seed is paired, since both scored from the same reference images; then over the seeds the mean, the sample standard
+    deviation (n - 1) and the two-sided 95 % Student-t interval of the mean difference. With one seed sd and interval
+    are empty.
+
+    Assumption: the seeds' differences are independent and about normal. The interval describes the spread over draws of
+    reference images on these very networks and evaluation images, not over repetitions of the tuning, which is one.
+
+    Reference: Student, "The probable error of a mean", Biometrika 6 (1908).
+
+    Args:
+        areas: what `area_under_curve` returns.
+        partners: tuned criterion to the untuned one that it is compared with.
+
+    Returns:
+        A line per suite, model, granularity and tuned criterion with cells in common, sorted by these, with `untuned`,
+        `n_seeds`, the means `untuned_mean` and `tuned_mean`, and `difference_mean`, `_sd`, `_low` and `_high`.
+    """
+    keys = ["suite", "model", "granularity"]
+    cell = [*keys, "seed", "shots"]
+    answer: list[pd.DataFrame] = []
+    for criterion, untuned in sorted(partners.items()):
+        both = areas.loc[areas["criterion"] == criterion, [*cell, "a_pr"]].merge(
+            areas.loc[areas["criterion"] == untuned, [*cell, "a_pr"]], on=cell, suffixes=("_tuned", "_untuned")
+        )
+        both = both.rename(columns={"a_pr_tuned": "tuned", "a_pr_untuned": "untuned"})
+        both["difference"] = both["tuned"] - both["untuned"]
+        lines = _over_seeds(both, keys, ("untuned", "tuned", "difference"))
+        lines = lines.assign(criterion=criterion, untuned=untuned)
+        answer.append(lines[[*keys, "criterion", "untuned", "n_seeds", *_COMPARED]])
+    if not answer:
+        return pd.DataFrame(columns=[*keys, "criterion", "untuned", "n_seeds", *_COMPARED])
+    return pd.concat(answer, ignore_index=True).sort_values([*keys, "criterion"], ignore_index=True)
+
+
+def compare(rows: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """Set published accuracies beside the measured ones.
+
+    Method, assumption and treatment of one seed are those of `summarise`, for the top-1 accuracy of a cell. A published
+    accuracy differs when it lies outside the measured mean's 95 % interval by more than 0.00005, the rounding of a
+    percentage with two decimals. Nothing is known of its own uncertainty, so among many cells that agree some differ: 1
+    in 20 when the published numbers are exact, more when they are not. Where the interval has width zero, as for a
+    criterion that looks at no images, every other number differs.
+
+    Args:
+        rows: a table with the columns of `schema.Row` that holds rows of one suite, in any order.
+        published: a table with the columns of `schema.PublishedPoint`, each cell once.
+
+    Returns:
+        The lines of `published` in their order with the columns `model`, `granularity`, `criterion`, `shots`, `rate`,
+        `n_seeds`, `mean`, `sd`, `low`, `high`, `published`, `difference` (mean - published), `differs` and `source`. What
+        was not measured is empty; so are interval and `differs` with one seed.
+
+    Raises:
+        TableError: `rows` breaks a rule of `area_under_curve`, or holds rows of several suites.
+    """
+    points, n_rates = _checked_points(rows)
+    if len(n_rates) > 1:
+        raise TableError(f"a comparison must be of one suite, got rows of {', '.join(sorted(n_rates))}; leave one.")
+    cell = list(_PUBLISHED_CELL)
+    measured = _over_seeds(points, cell, ("top1",)).rename(columns=lambda name: name.removeprefix("top1_"))
+    given = published.rename(columns={"top1": "published"})
+    answer = given.merge(measured, on=cell, how="left", validate="one_to_one")
+    answer["difference"] = answer["mean"] - answer["published"]
+    below = answer["published"] < answer["low"] - _PUBLISHED_ROUNDING
+    above = answer["published"] > answer["high"] + _PUBLISHED_ROUNDING
+    answer["differs"] = (below | above).astype("boolean").where(answer["low"].notna())
+    answer["n_seeds"] = answer["n_seeds"].astype("Int64")
+    statistics = ["n_seeds", "mean", "sd", "low", "high", "published", "difference", "differs"]
+    return answer[[*cell, *statistics, "source"]]
+
+
 def _over_seeds(table: pd.DataFrame, by: list[str], values: Sequence[str]) -> pd.DataFrame:
     """Return mean, sd and t interval over seeds of the means within a seed, one line per group, sorted by `by`."""
     per_seed = table.groupby([*by, "seed"], sort=True)[list(values)].mean()
@@ -200,6 +283,9 @@ def _checked_points(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
         **{name: points[name].astype("int64") for name in ("seed", "shots")},
         **{name: points[name].astype("float64") for name in ("rate", "top1")},
     ).sort_values([*keys, "rate"], kind="stable", ignore_index=True)
+    # A tuned criterion has parameters of its own on each network and granularity; an untuned one the same everywhere.
+    tuned_for = points["model"].astype(str) + " / " + points["granularity"].astype(str)
+    points = points.assign(tuned_for=tuned_for.where(points["tuning"].fillna("") != "", ""))
     repeated = points.duplicated([*keys, "rate"])
     if repeated.any():
         raise TableError(f"a cell must occur once, got {_cell(points.loc[repeated].iloc[0])} twice; remove one.")
@@ -239,7 +325,7 @@ def _raise_mixed(points: pd.DataFrame, column: str, within: tuple[str, ...]) -> 
     for _, part in points.groupby(list(within), sort=True):
         values = sorted(map(str, part[column].unique()))
         if len(values) > 1:
-            where = " / ".join(str(part[name].iloc[0]) for name in within)
+            where = " / ".join(str(part[name].iloc[0]) for name in within if str(part[name].iloc[0]))
             raise TableError(
                 f"the rows of `{where}` must share one `{column}`, got {', '.join(values)}; "
                 "run what is older again, or keep it in a table of its own."

@@ -181,6 +181,18 @@ class ResultsStore:
         files = sorted((self.folder / suite).glob("*.jobs.csv"))
         return _sorted(_concatenate(self._read_pair(path) for path in files))
 
+    def write_comparison(self, suite: str, comparison: pd.DataFrame) -> Path:
+        """Write a suite's comparison with what others published to `SUITE/comparison.published.csv`; return the file.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        # No criterion's name has a dot, so no table of a criterion has this name.
+        path = self.folder / suite / "comparison.published.csv"
+        with atomic_file(path) as temporary:
+            comparison.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6f")
+        return path
+
     def _updated(self, rows: pd.DataFrame, jobs_path: Path) -> pd.DataFrame:
         """Add the published rows of other cells of the same version of the suite, on the same data."""
         if not jobs_path.exists():
@@ -188,8 +200,10 @@ class ResultsStore:
         before = self._read_pair(jobs_path)
         cells = pd.MultiIndex.from_frame(before[_CELL])
         kept = ~cells.isin(pd.MultiIndex.from_frame(rows[_CELL]))
-        for column in ("suite_digest", "data_digest"):
-            kept &= before[column].isin(rows[column]).to_numpy()
+        kept &= before["suite_digest"].isin(rows["suite_digest"]).to_numpy()
+        for name in ("model", "dataset"):
+            others = ~before[name].isin(rows[name])
+            kept &= (others | before["data_digest"].isin(rows["data_digest"])).to_numpy()
         return _sorted(_concatenate([before[kept], rows]))
 
     def _read_pair(self, jobs_path: Path) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
-from torch.optim import AdamW
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from pruneboard.benchmark.api import Model, Recipe
@@ -95,13 +95,15 @@ def train(
     recipe = _recipe(model)
     _check_writable(out, overwrite=overwrite)
     dataset = find_dataset((recipe.dataset,))
-    pixels, labels = _split(dataset, "train", model)
+    split = dataset.split("train")
+    inputs, labels = split.inputs(size=model.input_size), torch.from_numpy(split.labels)
     started = time.perf_counter()
-    network = fit(model, pixels, labels, device=device, progress=progress)
+    network = fit(model, inputs, labels, device=device, progress=progress)
     seconds = time.perf_counter() - started
     accuracy = _test(network, model, dataset, device)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    content = safetensors.torch.save(state, metadata=_metadata(model, recipe, dataset, accuracy))
+    found = tensors_digest(state)
+    content = safetensors.torch.save(state, metadata=_metadata(model, recipe, dataset, accuracy, found))
     with atomic_file(out) as temporary:
         temporary.write_bytes(content)
     return TrainingResult(
@@ -110,22 +112,22 @@ def train(
         top1=accuracy.top1,
         n_images=accuracy.n_images,
         sha256=hashlib.sha256(content).hexdigest(),
-        tensors_digest=tensors_digest(state),
+        tensors_digest=found,
         seconds=seconds,
     )
 
 
 def fit(
-    model: Model, pixels: Tensor, labels: Tensor, *, device: torch.device, progress: Progress | None = None
+    model: Model, inputs: Tensor, labels: Tensor, *, device: torch.device, progress: Progress | None = None
 ) -> nn.Module:
     """Train a network by its recipe on the images given, on one CPU thread, and return it in eval mode.
 
-    Every step sees the next images of a random order, each shifted at random. AdamW decays all parameters; its learning
-    rate rises from 1/25 of its peak over the first 30 % of the steps and falls to nearly zero, both along a cosine.
+    Every step sees the next images of a random order, each shifted at random. All parameters decay; the learning rate
+    rises from 1/25 of its peak over the first 30 % of the steps and falls to nearly zero, both along a cosine.
 
     Args:
         model: model with a recipe.
-        pixels: training images, uint8 (n_images, channels, height, width).
+        inputs: training images as a split's `inputs` gives them, float32 (n_images, channels, height, width).
         labels: int64 (n_images,).
         device: where to train.
         progress: called after every epoch.
@@ -135,12 +137,12 @@ def fit(
     """
     recipe = _recipe(model)
     generator = torch.Generator().manual_seed(recipe.seed)
-    n_steps = recipe.epochs * math.ceil(len(pixels) / recipe.batch_size)
-    images, labels = pixels.to(device).float() / 255, labels.to(device)
+    n_steps = recipe.epochs * math.ceil(len(inputs) / recipe.batch_size)
+    images, labels = inputs.to(device), labels.to(device)
     started = time.perf_counter()
     with _one_thread(), _seeded(recipe.seed, device):
         network = model.build().to(device).train()
-        optimiser = AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        optimiser = _optimiser(network, recipe)
         schedule = OneCycleLR(optimiser, recipe.learning_rate, total_steps=n_steps, cycle_momentum=False)
         for epoch in range(1, recipe.epochs + 1):
             loss_sum, n_right = 0.0, 0
@@ -195,6 +197,12 @@ def random_shift(images: Tensor, max_shift: int, generator: torch.Generator) -> 
     return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
+def _optimiser(network: nn.Module, recipe: Recipe) -> Optimizer:
+    if recipe.optimiser == "sgd":
+        return SGD(network.parameters(), lr=recipe.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay)
+    return AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+
+
 def _recipe(model: Model) -> Recipe:
     if model.recipe is None:
         raise ModelError(
@@ -214,25 +222,21 @@ def _check_writable(out: Path, *, overwrite: bool) -> None:
     probe.unlink()
 
 
-def _split(dataset: Dataset, name: str, model: Model) -> tuple[Tensor, Tensor]:
-    split = dataset.split(name)
-    return split.images(size=model.input_size), torch.from_numpy(split.labels)
-
-
 def _test(network: nn.Module, model: Model, dataset: Dataset, device: torch.device) -> Accuracy:
-    pixels, labels = _split(dataset, "test", model)
-    images = model.normalise(pixels.to(device).float() / 255)
+    split = dataset.split("test")
+    images = model.normalise(split.inputs(size=model.input_size, device=device))
     with _one_thread():
-        return measure(network, Evaluation(images, labels.to(device)))
+        return measure(network, Evaluation(images, torch.from_numpy(split.labels).to(device)))
 
 
-def _metadata(model: Model, recipe: Recipe, dataset: Dataset, accuracy: Accuracy) -> dict[str, str]:
+def _metadata(model: Model, recipe: Recipe, dataset: Dataset, accuracy: Accuracy, found_digest: str) -> dict[str, str]:
     facts = {
         "model": model.name,
         "version": model.version,
         "licence": model.licence,
         "recipe": dataclasses.asdict(recipe),
         "data_digest": dataset.digest,
+        "tensors_digest": found_digest,
         "torch": torch.__version__,
         "test_top1": accuracy.top1,
         "test_n_images": accuracy.n_images,

@@ -26,22 +26,25 @@ LEVELS: dict[str, int] = {
     "units": 2,
     "data": 2,
     "provenance": 2,
+    "studies": 3,
     "api": 3,
     "ranking": 3,
     "counts": 3,
-    "render": 3,
+    "render": 4,
     "evaluate": 4,
     "checks": 4,
     "plugins": 4,
     "scoring": 5,
+    "workers": 5,
     "training": 5,
     "runner": 6,
     "executors": 7,
+    "tune": 7,
     "cli": 8,
 }
 
 # What `--help`, `table` and `site build` load has to start in well under a second.
-WITHOUT_TORCH = ("errors", "schema", "registry", "suites", "store", "stats", "render", "cli")
+WITHOUT_TORCH = ("errors", "schema", "registry", "suites", "store", "stats", "studies", "render", "cli")
 
 MAX_PARAMETERS = 7
 

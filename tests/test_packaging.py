@@ -120,6 +120,7 @@ def test_the_wheel_ships_every_file(shipped: set[str]) -> None:
         r"benchmark/py\.typed",
         r"benchmark/data/datasets\.toml",
         r"benchmark/suites/digits\.toml",
+        r"benchmark/suites/toy\.published\.csv",
         r"models/digits_\w+\.safetensors",
         r"site/templates/.+\.html",
         r"site/assets/.+\.css",

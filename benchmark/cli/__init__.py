@@ -3,13 +3,14 @@
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from pruneboard.benchmark.errors import PruneboardError
+from pruneboard.benchmark.schema import Job
 from pruneboard.benchmark.suites import expand, load_suite, suite_path
 
 app = typer.Typer(
@@ -25,6 +26,9 @@ app.add_typer(site, name="site")
 Out = Annotated[Path, typer.Option("--out", help="Run folder: one file per finished job; a later run continues it.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Run folder to read.")]
 Results = Annotated[Path, typer.Option("--results", help="Folder of published tables.")]
+Workers = Annotated[
+    int | None, typer.Option(min=0, help="Worker processes; 0 runs in this one. Default: one per core, or per GPU.")
+]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ..., or auto: the GPU where there is one.")]
 
 EXIT_FAILED_JOBS = 1
@@ -51,15 +55,21 @@ def run(
     model: Annotated[list[str] | None, typer.Option(help="Only this model; may be repeated.")] = None,
     criterion: Annotated[list[str] | None, typer.Option(help="Only this criterion; may be repeated.")] = None,
     device: Device = "auto",
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Worker processes; 0 runs in this one. Default: one per core, or per GPU.")
-    ] = None,
+    workers: Workers = None,
     out: Out = Path("runs"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Run jobs again that are already done.")] = False,
+    tuned: Annotated[
+        bool, typer.Option("--tuned", help="Run tuned criteria, with the parameters that `tune` chose before.")
+    ] = False,
 ) -> None:
     """Run a suite's jobs; finished ones are kept and not repeated."""
     loaded = load_suite(suite_path(suite))
-    jobs = expand(loaded, models=model or (), criteria=criterion or ())
+    if tuned:
+        from pruneboard.benchmark.cli.tuning import run_tuned
+
+        jobs: Sequence[Job] = run_tuned(loaded, [out, Path("results")], model or (), criterion or ())
+    else:
+        jobs = expand(loaded, models=model or (), criteria=criterion or ())
 
     from pruneboard.benchmark.cli.running import RunOptions, run_jobs
 
@@ -70,6 +80,54 @@ def run(
         fresh=fresh,
     )
     summary = run_jobs(suite, jobs, options)
+    if summary.interrupted:
+        sys.exit(EXIT_INTERRUPTED)
+    if summary.n_failed:
+        sys.exit(EXIT_FAILED_JOBS)
+
+
+@app.command()
+def tune(
+    criterion: Annotated[list[str], typer.Argument(help="Criteria to tune, by the names of their classes.")],
+    suite: Annotated[str, typer.Option(help="Name of a suite, or path of a suite file (.toml).")],
+    model: Annotated[list[str] | None, typer.Option(help="Only this model; may be repeated.")] = None,
+    granularity: Annotated[list[str] | None, typer.Option(help="Only this kind of unit; may be repeated.")] = None,
+    trials: Annotated[int, typer.Option(help="Configurations to try for each criterion, model and kind of unit.")] = 60,
+    sampler: Annotated[
+        Literal["gp", "tpe", "grid"],
+        typer.Option(help="Gaussian process, tree of Parzen estimators, or all configurations in seeded order."),
+    ] = "gp",
+    images: Annotated[
+        int | None, typer.Option(help="Validation images per class. Default: 50, or as many as are left.")
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Draws of reference images that each trial averages over.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the draws of images and of the sampler.")] = 0,
+    device: Device = "auto",
+    workers: Workers = None,
+    out: Out = Path("runs"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Search again from nothing, and run all jobs again.")] = False,
+    search_only: Annotated[bool, typer.Option("--search-only", help="Stop after the search.")] = False,
+) -> None:
+    """Tune criteria on images of the train split, then measure them tuned and untuned; trials are kept.
+
+    A study is one criterion on one network and kind of unit. Studies that are stopped go on with the same command, and
+    further with more --trials.
+    """
+    loaded = load_suite(suite_path(suite))
+
+    from pruneboard.benchmark.cli import tuning
+    from pruneboard.benchmark.cli.running import RunOptions
+    from pruneboard.benchmark.tune import Budget, Draws
+
+    options = tuning.TuneOptions(
+        criteria=criterion,
+        models=model or (),
+        granularities=granularity or (),
+        budget=Budget(n_trials=trials, sampler=sampler, draws=Draws(draws, images, seed)),
+        search_only=search_only,
+        run=RunOptions(device=device, n_workers=workers, out=out, fresh=fresh),
+    )
+    summary = tuning.tune(suite, loaded, options)
     if summary.interrupted:
         sys.exit(EXIT_INTERRUPTED)
     if summary.n_failed:
@@ -119,14 +177,20 @@ def table(
 @app.command()
 def train(
     model: Annotated[str, typer.Argument(help="Name of a model with a recipe.")],
-    out: Annotated[Path | None, typer.Option(help="Weights file to write. Default: MODEL.safetensors here.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights file to write. Default: MODEL.safetensors here, or, for a model whose weights are not shipped, "
+            "its file in the cache."
+        ),
+    ] = None,
     device: Device = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Train a model by its recipe; the same recipe gives the same weights on the same kind of machine."""
     from pruneboard.benchmark.cli.running import train_model
 
-    if train_model(model, out or Path(f"{model}.safetensors"), device=device, overwrite=overwrite):
+    if train_model(model, out, device=device, overwrite=overwrite):
         sys.exit(EXIT_INTERRUPTED)
 
 

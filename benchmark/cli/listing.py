@@ -75,10 +75,17 @@ def _print_model(model: Model) -> None:
         "licence": model.licence,
         "input": " x ".join(map(str, model.input_size)),
         "mean, std": f"{model.mean}, {model.std}",
-        "weights": f"{weights.file}, sha256 {weights.sha256}" if weights else "none",
+        "weights": f"{weights.file}, sha256 {weights.sha256}" if weights else _made(model),
         "recipe": str(model.recipe) if model.recipe else "not trained here",
     }
     print_facts(facts, model.description)
+
+
+def _made(model: Model) -> str:
+    if model.made_file is None:
+        return "none"
+    state = f"digest {model.weights_digest}" if model.weights_digest else "trained at first use"
+    return f"{model.made_file}, {state}"
 
 
 def _parameters(criterion: Criterion) -> str:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pruneboard.benchmark import plugins
+from pruneboard.benchmark.api import Model
 from pruneboard.benchmark.cli._console import make_console
 from pruneboard.benchmark.data import draw_reference
 from pruneboard.benchmark.errors import SuiteError
@@ -76,13 +77,18 @@ def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions) -> RunSummary:
     device = resolve_device(options.device)
     bench, store = Workbench(device), RunStore(options.out)
     store.prepare()
-    _check_ready(jobs, bench)
-    todo = [job for job in jobs if options.fresh or store.status(job, bench.key(job)) in (None, "failed")]
-    dataset = bench.dataset(jobs[0])
-    console.print(
-        f"{suite.title}: {len(jobs)} jobs on {dataset.name}, {len(jobs) - len(todo)} done before, {len(todo)} to run."
-    )
     summary = RunSummary()
+    try:
+        _make_ready(jobs, bench, console)
+    except KeyboardInterrupt:
+        summary.interrupted = True
+        console.print("Stopped before the first job; the same command continues.")
+        return summary
+    todo = [job for job in jobs if options.fresh or store.status(job, bench.key(job)) in (None, "failed")]
+    datasets = ", ".join(dict.fromkeys(bench.dataset(job).name for job in jobs))
+    console.print(
+        f"{suite.title}: {len(jobs)} jobs on {datasets}, {len(jobs) - len(todo)} done before, {len(todo)} to run."
+    )
     with _execute(todo, store, bench, options.n_workers) as events:
         try:
             _follow(events, len(todo), summary, console)
@@ -92,10 +98,13 @@ def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions) -> RunSummary:
     return summary
 
 
-def _check_ready(jobs: Sequence[Job], bench: Workbench) -> None:
-    """Load everything once before the first job, so that what is missing is said at once and not job by job."""
-    for criterion in {job.criterion for job in jobs}:
-        plugins.criteria().get(criterion)
+def _make_ready(jobs: Sequence[Job], bench: Workbench, console: Console) -> None:
+    """Load everything once before the first job, so that what is missing is said at once and not job by job.
+
+    Weights that are made on this machine are trained here when they are missing, before any worker needs them.
+    """
+    for job in {(job.criterion, job.tuned): job for job in jobs}.values():
+        plugins.criterion_of(job)
     for job in {(job.model, job.granularity): job for job in jobs}.values():
         if job.granularity not in (known := plugins.models().get(job.model).granularities):
             raise SuiteError(
@@ -106,7 +115,12 @@ def _check_ready(jobs: Sequence[Job], bench: Workbench) -> None:
         dataset = bench.dataset(job)
         dataset.split(job.suite.evaluation_split)
         draw_reference(dataset.split(job.suite.reference_split).labels, max(job.suite.shots), job.seed)
-        plugins.models().get(job.model).load()
+    for model in map(plugins.models().get, {job.model: None for job in jobs}):
+        if model.made_file is not None and not model.made_file.exists():
+            console.print(f"{model.name} has no weights on this machine yet; they are trained once and kept.")
+            # On the CPU wherever the jobs run, so that the same kind of machine gives the same weights.
+            _train(model, model.made_file, torch.device("cpu"), console)
+        model.load()
 
 
 @contextlib.contextmanager
@@ -114,16 +128,21 @@ def _execute(
     jobs: Sequence[Job], store: RunStore, bench: Workbench, n_workers: int | None
 ) -> Iterator[Iterator[Event]]:
     """Start the jobs, and end their workers however the block is left."""
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if n_workers is None:
-        n_workers = 1 if bench.device.type == "cuda" else n_cores
+    n_workers, n_threads = workers_and_threads(n_workers, bench.device)
     if n_workers == 0 or not jobs:
         events = run_in_process(jobs, store, bench)
     else:
-        n_threads = max(1, n_cores // n_workers)
         events = run_in_workers(jobs, store, bench, n_workers=n_workers, n_threads=n_threads)
     with contextlib.closing(events):  # type: ignore[type-var] # both are generators
         yield events
+
+
+def workers_and_threads(n_workers: int | None, device: torch.device) -> tuple[int, int]:
+    """Return how many worker processes to start, one per core or per GPU by default, and CPU threads for each."""
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if n_workers is None:
+        n_workers = 1 if device.type == "cuda" else n_cores
+    return n_workers, max(1, n_cores // max(1, n_workers))
 
 
 def _follow(events: Iterator[Event], n_jobs: int, summary: RunSummary, console: Console) -> None:
@@ -170,26 +189,37 @@ def _print_summary(summary: RunSummary, suite: str, options: RunOptions, console
         console.print(f"Next: pruneboard table {suite}{runs}")
 
 
-def train_model(name: str, out: Path, *, device: str, overwrite: bool) -> bool:
+def train_model(name: str, out: Path | None, *, device: str, overwrite: bool) -> bool:
     """Train a model by its recipe, and return whether Ctrl-C stopped it.
+
+    Args:
+        name: registered name.
+        out: file to write; None takes the place where `load` looks for weights that are made on this machine, or the
+            present folder for a model whose weights are shipped.
+        device: name of the device, or `auto`.
+        overwrite: whether an existing file may be replaced.
 
     Raises:
         PruneboardError: the model has no recipe, or the file cannot be written.
     """
     console = make_console()
     model = plugins.models().get(name)
-    torch_device: torch.device = resolve_device(device)
+    target = out or model.made_file or Path(f"{name}.safetensors")
+    try:
+        _train(model, target, resolve_device(device), console, overwrite=overwrite)
+    except KeyboardInterrupt:
+        console.print("Stopped; nothing was written.")
+        return True
+    return False
+
+
+def _train(model: Model, out: Path, device: torch.device, console: Console, *, overwrite: bool = False) -> None:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"training {name}", total=None)
+        task = progress.add_task(f"training {model.name}", total=None)
 
         def update(step: TrainingStep) -> None:
-            description = f"training {name}, loss {step.loss:.3f}"
+            description = f"training {model.name}, loss {step.loss:.3f}"
             progress.update(task, completed=step.epoch, total=step.n_epochs, description=description)
 
-        try:
-            result = train(model, device=torch_device, out=out, progress=update, overwrite=overwrite)
-        except KeyboardInterrupt:
-            console.print("Stopped; nothing was written.")
-            return True
+        result = train(model, device=device, out=out, progress=update, overwrite=overwrite)
     console.print(f"{out}: test accuracy {result.top1:.4f}, {result.seconds:.0f} s, sha256 {result.sha256}")
-    return False

@@ -12,7 +12,7 @@ def print_suites() -> None:
     table = make_table("suite", "jobs", "data sets", "title")
     for name in suite_names():
         suite = load_suite(suite_path(name))
-        table.add_row(name, str(len(expand(suite))), ", ".join(suite.datasets), suite.title)
+        table.add_row(name, str(len(expand(suite))), ", ".join(suite.all_datasets), suite.title)
     make_console().print(table)
 
 
@@ -21,7 +21,7 @@ def print_suite(suite: Suite) -> None:
     facts = {
         "suite": f"{suite.name}, version {suite.version}",
         "title": suite.title,
-        "data sets": ", ".join(suite.datasets),
+        "data sets": ", ".join(suite.all_datasets),
         "splits": f"reference images from {suite.reference_split}, accuracy on {suite.evaluation_split}",
         "protocol": f"{suite.protocol}, {suite.scope} ranking",
         "models": "; ".join(f"{m.name}: {', '.join(m.granularities)}" for m in suite.models),

@@ -1,16 +1,20 @@
 """The commands that read rows: the table in the terminal, published tables, the site."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 from rich.text import Text
 
 from pruneboard.benchmark.cli._console import make_console
+from pruneboard.benchmark.cli.suite_listing import make_table
 from pruneboard.benchmark.errors import StoreError
-from pruneboard.benchmark.render import build_site, terminal_table
-from pruneboard.benchmark.schema import Suite
+from pruneboard.benchmark.render import build_site, comparison_table, terminal_table
+from pruneboard.benchmark.schema import TUNED_SUFFIX, Suite, display_name
+from pruneboard.benchmark.stats import area_under_curve, compare_tuned
 from pruneboard.benchmark.store import ResultsStore, RunStore
-from pruneboard.benchmark.suites import load_suite, suite_names, suite_path
+from pruneboard.benchmark.studies import Study
+from pruneboard.benchmark.suites import load_published, load_suite, suite_names, suite_path
 
 
 def print_table(name: str, runs: Path, results: Path) -> None:
@@ -23,11 +27,34 @@ def print_table(name: str, runs: Path, results: Path) -> None:
     suite = load_suite(suite_path(name))
     rows, source = _rows(suite, runs, results)
     console.print(Text(f"{suite.title}, {source}", style="bold"))
-    console.print(terminal_table(rows, suite))
+    console.print(terminal_table(rows, suite, load_published(suite, suite_path(name))))
+
+
+def print_comparison(suite: Suite, runs: Path, studies: Sequence[Study]) -> None:
+    """Print how the criteria of studies do tuned and untuned on the rows of a run folder."""
+    areas = area_under_curve(_of_grid(RunStore(runs).read(suite.name), suite))
+    table = make_table("criterion", "model", "units", "untuned", "tuned", "difference", "+-")
+    measured = {(study.tuned_name, study.model, study.granularity) for study in studies}
+    compared = compare_tuned(areas, {study.tuned_name: study.untuned for study in studies})
+    for line in compared.to_dict("records"):
+        if (line["criterion"], line["model"], line["granularity"]) in measured:
+            half_width = (line["difference_high"] - line["difference_low"]) / 2
+            table.add_row(
+                *(display_name(line["criterion"]), line["model"], line["granularity"]),
+                *(f"{100 * line[name]:.2f}" for name in ("untuned_mean", "tuned_mean")),
+                f"{100 * line['difference_mean']:+.2f}",
+                "one seed" if pd.isna(half_width) else f"{100 * half_width:.2f}",
+            )
+    console = make_console()
+    console.print(
+        f"A_PR in % on `{suite.evaluation_split}`, mean over shots and seeds; differences are paired by seed, with their "
+        "95 % intervals:"
+    )
+    console.print(table)
 
 
 def publish(name: str, runs: Path, results: Path) -> None:
-    """Write the rows of a run folder to the published tables, and print the files.
+    """Write the rows of a run folder to the published tables, with their comparison, and print the files.
 
     Raises:
         PruneboardError: the run folder has no rows of the suite, or a file cannot be written.
@@ -36,7 +63,13 @@ def publish(name: str, runs: Path, results: Path) -> None:
     rows = _of_grid(RunStore(runs).read(suite.name), suite)
     if rows.empty:
         raise _no_rows(suite, [runs])
-    for path in ResultsStore(results).write(rows):
+    store = ResultsStore(results)
+    paths = store.write(rows)
+    # Cells that were published before belong to the comparison as well.
+    comparison = comparison_table(_of_grid(store.read(suite.name), suite), load_published(suite, suite_path(name)))
+    if len(comparison):
+        paths.append(store.write_comparison(suite.name, comparison))
+    for path in paths:
         make_console().print(str(path), soft_wrap=True)
 
 
@@ -53,7 +86,8 @@ def build(runs: Path | None, results: Path, out: Path) -> Path:
         tables.append(rows)
         sources[suite.name] = source
     filled = [table for table in tables if not table.empty] or tables[:1]
-    page = build_site(pd.concat(filled, ignore_index=True), suites, out, sources=sources)
+    published = {suite.name: load_published(suite, suite_path(suite.name)) for suite in suites}
+    page = build_site(pd.concat(filled, ignore_index=True), suites, out, sources=sources, published=published)
     found = set() if runs is None else {path.parent.name for path in runs.glob("*/[!.]*.parquet")}
     for folder in sorted(found - sources.keys()):
         make_console(stderr=True).print(
@@ -81,11 +115,15 @@ def _rows_or_none(suite: Suite, runs: Path | None, results: Path) -> tuple[pd.Da
 
 
 def _of_grid(rows: pd.DataFrame, suite: Suite) -> pd.DataFrame:
-    """Leave out rows of another version of the suite, and of models, criteria or seeds it no longer has."""
+    """Leave out rows of another version of the suite, and of models, criteria or seeds it no longer has.
+
+    Tuned criteria are in no suite's list, and neither need be the untuned ones that they are compared with.
+    """
+    tuned = rows.loc[rows["tuning"] != "", "criterion"].unique()
     cells = {(model.name, granularity) for model in suite.models for granularity in model.granularities}
     current = (
         (rows["suite_digest"] == suite.digest)
-        & rows["criterion"].isin(suite.criteria)
+        & rows["criterion"].isin([*suite.criteria, *tuned, *(name.removesuffix(TUNED_SUFFIX) for name in tuned)])
         & rows["seed"].isin(suite.seeds)
         & pd.Series(zip(rows["model"], rows["granularity"], strict=True), index=rows.index, dtype=object).isin(cells)
     )

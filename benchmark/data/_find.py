@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pruneboard.benchmark.assets import cache_folder, check_sha256, data_folders, is_file, is_folder
 from pruneboard.benchmark.data._hub import fetch
+from pruneboard.benchmark.data._points import POINT_SPLITS, Points
 from pruneboard.benchmark.data._records import DatasetInfo, Record, records
 from pruneboard.benchmark.data._sources import Digits, Shards, open_folder
 from pruneboard.benchmark.data._splits import Dataset
@@ -65,6 +66,8 @@ def find_dataset(names: Sequence[str]) -> Dataset:
         record = records().get(name)
         if record is not None and record.kind == "sklearn":
             return Dataset(name, record.classes, {split: Digits(split) for split in ("test", "train")})
+        if record is not None and record.kind == "points":
+            return Dataset(name, record.classes, {split: Points(name, split) for split in POINT_SPLITS})
         if (folder := _locate(name)) is not None:
             return open_folder(name, folder) if record is None else _open_recorded(record, folder)
     failures = []
@@ -100,6 +103,8 @@ def _open_recorded(record: Record, folder: Path) -> Dataset:
 def _where(record: Record) -> str:
     if record.kind == "sklearn":
         return "embedded in scikit-learn"
+    if record.kind == "points":
+        return "generated when it is needed"
     if (folder := _locate(record.name)) is not None:
         return str(folder)
     if record.hub:

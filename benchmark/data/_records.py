@@ -12,7 +12,7 @@ class DatasetInfo:
 
     Attributes:
         name: its name in suites.
-        kind: `sklearn` or `parquet`.
+        kind: `sklearn` (its digits), `points` (generated ones in the plane) or `parquet`.
         title: a line for people.
         terms: licence or terms of use.
         contamination: which of its images networks have seen, as far as that is known.

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pruneboard.benchmark.assets import file_sha256, is_folder
-from pruneboard.benchmark.data._splits import Dataset, Labels, Picture, Split
+from pruneboard.benchmark.data._splits import Dataset, ImageSplit, Labels, Picture, Split
 from pruneboard.benchmark.errors import AssetError
 
 _SHARD = re.compile(r"(?P<split>\w+)-(?P<index>\d+)(-of-(?P<count>\d+))?(-[0-9a-f]+)?\.parquet")
@@ -42,7 +42,7 @@ class Digits:
         def read(rows: npt.NDArray[np.intp]) -> Iterator[tuple[int, Picture]]:
             return ((position, Image.fromarray(pixels[row])) for position, row in enumerate(rows))
 
-        return Split(name, labels, read)
+        return ImageSplit(name, labels, read)
 
     def _arrays(self) -> tuple[npt.NDArray[np.uint8], Labels]:
         pixels, labels = _digits()
@@ -78,7 +78,7 @@ class Images:
                 except OSError as error:
                     raise AssetError(f"`{path}` must be a readable file, but {error}.") from error
 
-        return Split(name, np.array([label for _, label in files], dtype=np.int64), read)
+        return ImageSplit(name, np.array([label for _, label in files], dtype=np.int64), read)
 
     def _files(self) -> list[tuple[Path, int]]:
         return [
@@ -116,7 +116,7 @@ class Shards:
                     raise AssetError(f"row {rows[position]} of {name} must hold an image's bytes.")
                 yield position, cell["bytes"]
 
-        return Split(name, labels, read)
+        return ImageSplit(name, labels, read)
 
     def _cells(self, rows: npt.NDArray[np.intp]) -> Iterator[tuple[int, Any]]:
         """Yield each position in `rows` with the cell of its image; no row group is read twice."""

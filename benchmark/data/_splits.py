@@ -1,9 +1,10 @@
-"""Data sets as splits, and splits as labels and decoded images, wherever they lie."""
+"""Data sets as splits, and splits as labels and network inputs, wherever they lie."""
 
 import functools
 import io
 import struct
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,32 +22,77 @@ Labels = npt.NDArray[np.int64]
 Picture = bytes | Image.Image
 
 _MODES = {1: "L", 3: "RGB"}
+_CPU = torch.device("cpu")
 
 # What PIL raises on a damaged image.
 _IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
-class Split:
-    """Labels and images of one part of a data set; images are decoded when they are asked for.
+class Split(ABC):
+    """Labels and inputs of one part of a data set.
+
+    Args:
+        name: data set and split, for messages.
+        labels: class of each input, (n,).
+
+    Attributes:
+        labels: class of each input, int64 (n,).
+    """
+
+    def __init__(self, name: str, labels: Labels) -> None:
+        self.labels = labels
+        self._name = name
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def inputs(
+        self, indices: npt.ArrayLike | None = None, *, size: tuple[int, int, int], device: torch.device = _CPU
+    ) -> Tensor:
+        """Return what networks take, before their own normalisation.
+
+        Args:
+            indices: rows (k,) in the order wanted; None takes all.
+            size: (channels, height, width) of the answer.
+            device: where the answer is wanted.
+
+        Returns:
+            Pixels scaled to [0, 1], or the coordinates of points, float32 (k, channels, height, width).
+
+        Raises:
+            AssetError: a row does not exist or cannot be decoded, or the inputs cannot have that size.
+        """
+
+    def _rows(self, indices: npt.ArrayLike | None) -> npt.NDArray[np.intp]:
+        rows = np.arange(len(self)) if indices is None else np.asarray(indices, dtype=np.intp)
+        if rows.ndim != 1 or ((rows < 0) | (rows >= len(self))).any():
+            raise AssetError(
+                f"rows of {self._name} must be a list of numbers in [0, {len(self)}), got {rows.tolist()}."
+            )
+        return rows
+
+
+class ImageSplit(Split):
+    """A split of images, which are decoded when they are asked for.
 
     Args:
         name: data set and split, for messages.
         labels: class of each image, (n,).
         read: yields, for rows (k,), each position in them with the encoded or decoded image; in any order.
-
-    Attributes:
-        labels: class of each image, int64 (n,).
     """
 
     def __init__(
         self, name: str, labels: Labels, read: Callable[[npt.NDArray[np.intp]], Iterator[tuple[int, Picture]]]
     ) -> None:
-        self.labels = labels
-        self._name = name
+        super().__init__(name, labels)
         self._read = read
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    def inputs(
+        self, indices: npt.ArrayLike | None = None, *, size: tuple[int, int, int], device: torch.device = _CPU
+    ) -> Tensor:
+        """Return pixels scaled to [0, 1]; an image of another height or width is resized as `images` does it."""
+        return self.images(indices, size=size).to(device).float() / 255
 
     def images(self, indices: npt.ArrayLike | None = None, *, size: tuple[int, int, int]) -> Tensor:
         """Decode images.
@@ -63,15 +109,36 @@ class Split:
         """
         if size[0] not in _MODES or min(size) < 1:
             raise AssetError(f"`size` must be (1 or 3 channels, height, width), got {size}.")
-        rows = np.arange(len(self)) if indices is None else np.asarray(indices, dtype=np.intp)
-        if rows.ndim != 1 or ((rows < 0) | (rows >= len(self))).any():
-            raise AssetError(
-                f"rows of {self._name} must be a list of numbers in [0, {len(self)}), got {rows.tolist()}."
-            )
+        rows = self._rows(indices)
         pixels = np.empty((len(rows), *size), dtype=np.uint8)
         for position, picture in self._read(rows):
             pixels[position] = _decode(picture, size, f"row {rows[position]} of {self._name}")
         return torch.from_numpy(pixels)
+
+
+class PointSplit(Split):
+    """A split of points in the plane, which networks take as images of one pixel with two channels.
+
+    Args:
+        name: data set and split, for messages.
+        labels: class of each point, (n,).
+        points: coordinates, float32 (n, 2).
+    """
+
+    def __init__(self, name: str, labels: Labels, points: npt.NDArray[np.float32]) -> None:
+        super().__init__(name, labels)
+        self._points = points
+
+    def inputs(
+        self, indices: npt.ArrayLike | None = None, *, size: tuple[int, int, int], device: torch.device = _CPU
+    ) -> Tensor:
+        """Return coordinates as they are, float32 (k, 2, 1, 1)."""
+        if size != (2, 1, 1):
+            raise AssetError(
+                f"{self._name} holds points, so the `input_size` of a network must be (2, 1, 1), got {size}; choose "
+                "another data set or network."
+            )
+        return torch.from_numpy(self._points[self._rows(indices)]).to(device).view(-1, 2, 1, 1)
 
 
 def _decode(picture: Picture, size: tuple[int, int, int], row: str) -> npt.NDArray[np.uint8]:

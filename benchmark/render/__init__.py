@@ -2,5 +2,6 @@
 
 from pruneboard.benchmark.render.pages import build_site
 from pruneboard.benchmark.render.terminal import terminal_table
+from pruneboard.benchmark.render.views import comparison_table
 
-__all__ = ["build_site", "terminal_table"]
+__all__ = ["build_site", "comparison_table", "terminal_table"]

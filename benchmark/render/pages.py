@@ -16,7 +16,7 @@ import vl_convert
 from pruneboard.benchmark.errors import SiteError
 from pruneboard.benchmark.render.charts import Chart, Style, family_class, rate_chart, shots_chart, styles
 from pruneboard.benchmark.render.views import Estimate, Line, Section, SuiteView, view_suite
-from pruneboard.benchmark.schema import COLUMNS, Suite
+from pruneboard.benchmark.schema import COLUMNS, PublishedPoint, Suite
 from pruneboard.benchmark.stats import curves
 from pruneboard.benchmark.store import points_and_jobs
 
@@ -35,7 +35,22 @@ class _SectionCharts:
     by_shots: Chart | None
 
 
-def build_site(rows: pd.DataFrame, suites: Sequence[Suite], out: Path, *, sources: Mapping[str, str]) -> Path:
+@dataclasses.dataclass(frozen=True)
+class _Notes:
+    """What is said about the rows of each suite: where they come from, and what others published."""
+
+    sources: Mapping[str, str]
+    published: Mapping[str, Sequence[PublishedPoint]]
+
+
+def build_site(
+    rows: pd.DataFrame,
+    suites: Sequence[Suite],
+    out: Path,
+    *,
+    sources: Mapping[str, str],
+    published: Mapping[str, Sequence[PublishedPoint]] | None = None,
+) -> Path:
     """Write the leaderboard of `suites` into the folder `out`, replacing an earlier one only when all of it is done.
 
     Equal input gives equal bytes, whatever the order of the rows.
@@ -45,6 +60,7 @@ def build_site(rows: pd.DataFrame, suites: Sequence[Suite], out: Path, *, source
         suites: the suites to show, in this order; each gets a page, with or without rows.
         out: folder to write; it must not exist, be empty, or hold an earlier site.
         sources: for each suite that has rows, a sentence on where they come from.
+        published: for some suites, what others published for their cells.
 
     Returns:
         The path of `index.html`.
@@ -64,7 +80,7 @@ def build_site(rows: pd.DataFrame, suites: Sequence[Suite], out: Path, *, source
         raise _unwritable(out, error) from error
     try:
         fresh = scratch / "site"
-        _write(fresh, ordered, suites, sources)
+        _write(fresh, ordered, suites, _Notes(sources, published or {}))
         _swap(fresh, target, scratch / "old")
     except OSError as error:
         raise _unwritable(out, error) from error
@@ -118,7 +134,7 @@ def _swap(fresh: Path, target: Path, old: Path) -> None:
         raise
 
 
-def _write(folder: Path, rows: pd.DataFrame, suites: Sequence[Suite], sources: Mapping[str, str]) -> None:
+def _write(folder: Path, rows: pd.DataFrame, suites: Sequence[Suite], notes: _Notes) -> None:
     for name in ("assets", "suites", "data"):
         (folder / name).mkdir(parents=True)
     (folder / _MARKER).write_text(_MARKER_TEXT, encoding="utf-8")
@@ -130,7 +146,7 @@ def _write(folder: Path, rows: pd.DataFrame, suites: Sequence[Suite], sources: M
     views: list[SuiteView] = []
     for suite in suites:
         part = rows.loc[rows["suite"] == suite.name]
-        view = view_suite(part, suite, sources.get(suite.name, ""))
+        view = view_suite(part, suite, notes.sources.get(suite.name, ""), notes.published.get(suite.name, ()))
         views.append(view)
         if view.n_rows:
             _write_tables(part, folder / "data", suite.name)

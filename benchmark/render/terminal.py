@@ -1,6 +1,6 @@
 """The leaderboard of one suite for the terminal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -9,28 +9,31 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from pruneboard.benchmark.render.views import Estimate, Line, Section, view_suite
-from pruneboard.benchmark.schema import Suite
+from pruneboard.benchmark.render.views import ComparedCell, Comparison, Estimate, Line, Section, view_suite
+from pruneboard.benchmark.schema import PublishedPoint, Suite
 
 _WIDE = 125
 
 
-def terminal_table(rows: pd.DataFrame, suite: Suite) -> RenderableType:
-    """Return the rankings of `suite`, one table per granularity, and the jobs without a result.
+def terminal_table(rows: pd.DataFrame, suite: Suite, published: Sequence[PublishedPoint] = ()) -> RenderableType:
+    """Return the rankings of `suite`, one table per granularity, the comparison with what others published, and the
+    jobs without a result.
 
     Args:
         rows: a table with the columns of `schema.Row`; rows of other suites are left out.
         suite: the suite to show.
+        published: what others published for cells of the suite.
 
     Raises:
         TableError: the rows do not allow the statistics.
     """
-    view = view_suite(rows.loc[rows["suite"] == suite.name], suite, "")
+    view = view_suite(rows.loc[rows["suite"] == suite.name], suite, "", published)
     if not view.n_rows:
         return Text(f"No results of suite {suite.name} yet; make them with: pruneboard run {suite.name}")
     parts: list[RenderableType] = [_Ranking(section) for section in view.sections]
     if not view.sections:
         parts.append(Text(f"No job of suite {suite.name} has a result yet."))
+    parts.extend(map(_compared, view.comparisons))
     parts.extend(Text(note, style="yellow") for note in view.notes)
     if view.problems:
         parts.append(Text(f"{view.n_problems} of {view.n_jobs} jobs have no result:", style="bold"))
@@ -41,6 +44,36 @@ def terminal_table(rows: pd.DataFrame, suite: Suite) -> RenderableType:
         for problem in view.problems
     )
     return Group(*parts)
+
+
+def _compared(comparison: Comparison) -> Table:
+    """Return a table with three lines for each criterion: measured, half of the interval's width, published."""
+    differing = [cell for _, cells in comparison.lines for cell in cells if cell is not None and cell.differs]
+    sources = ", ".join(source for source, _ in comparison.sources)
+    table = Table(
+        title=Text(
+            f"{comparison.model}, {comparison.rate:g} of the {comparison.granularity} removed; accuracy by shots"
+        ),
+        caption=Text(f"*: outside our 95 % interval over seeds ({len(differing)} cells). Published: {sources}"),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("criterion", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for shots in comparison.shots:
+        table.add_column(str(shots), justify="right", no_wrap=True)
+    for criterion, cells in comparison.lines:
+        ours = [None if cell is None else cell.measured for cell in cells]
+        table.add_row(criterion, "ours", *("-" if e is None else _percent(e) for e in ours))
+        table.add_row("", "+-", *("-" if e is None else _half_width(e, "{:.2f}", 100) for e in ours), style="dim")
+        table.add_row("", "published", *map(_published, cells))
+    return table
+
+
+def _published(cell: ComparedCell | None) -> str:
+    return "-" if cell is None else f"{'*' if cell.differs else ''}{100 * cell.published:.2f}"
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import pandas as pd
 
 from pruneboard.benchmark.errors import SiteError
-from pruneboard.benchmark.schema import GRANULARITIES, Suite
-from pruneboard.benchmark.stats import area_under_curve, summarise
+from pruneboard.benchmark.schema import GRANULARITIES, PublishedPoint, Suite
+from pruneboard.benchmark.stats import area_under_curve, compare, summarise
 
 _PREFERRED_SHOTS = 10  # what PXP (arXiv 2408.12568) takes per class
 
@@ -90,6 +90,42 @@ class Section:
 
 
 @dataclasses.dataclass(frozen=True)
+class ComparedCell:
+    """A published accuracy beside the measured one.
+
+    Attributes:
+        measured: accuracy, None when it was not measured.
+        published: accuracy, in [0, 1].
+        differs: whether the published one lies outside the measured interval; None when there is no interval.
+    """
+
+    measured: Estimate | None
+    published: float
+    differs: bool | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """The published accuracies of one network at one rate.
+
+    Attributes:
+        model: network.
+        granularity: kind of unit.
+        rate: fraction of units removed.
+        shots: numbers of shots as the head of the columns.
+        lines: criterion and its cells, one for each of `shots`, None where nothing was published.
+        sources: where the numbers were published, with the link if it is a web address.
+    """
+
+    model: str
+    granularity: str
+    rate: float
+    shots: tuple[int, ...]
+    lines: tuple[tuple[str, tuple[ComparedCell | None, ...]], ...]
+    sources: tuple[tuple[str, str | None], ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Problem:
     """Jobs without a result that share model, criterion, status and reason."""
 
@@ -129,6 +165,7 @@ class SuiteView:
     suite: Suite
     source: str
     sections: tuple[Section, ...]
+    comparisons: tuple[Comparison, ...]
     problems: tuple[Problem, ...]
     criteria: tuple[CriterionCard, ...]
     facts: tuple[Fact, ...]
@@ -143,13 +180,14 @@ class SuiteView:
         return sum(problem.n_jobs for problem in self.problems)
 
 
-def view_suite(rows: pd.DataFrame, suite: Suite, source: str) -> SuiteView:
+def view_suite(rows: pd.DataFrame, suite: Suite, source: str, published: Sequence[PublishedPoint] = ()) -> SuiteView:
     """Gather what a page says about `suite`.
 
     Args:
         rows: a table with the columns of `schema.Row` that holds rows of this suite only.
         suite: the suite as its file has it now.
         source: a sentence on where the rows come from.
+        published: what others published for cells of the suite.
 
     Raises:
         TableError: the rows do not allow the statistics.
@@ -160,6 +198,7 @@ def view_suite(rows: pd.DataFrame, suite: Suite, source: str) -> SuiteView:
         suite=suite,
         source=source,
         sections=tuple(_section(areas, rows, name) for name in in_order(areas["granularity"].unique())),
+        comparisons=view_comparisons(comparison_table(rows, published)),
         problems=_problems(rows),
         criteria=_criteria(rows),
         facts=_facts(rows, suite),
@@ -167,6 +206,38 @@ def view_suite(rows: pd.DataFrame, suite: Suite, source: str) -> SuiteView:
         default_shots=_PREFERRED_SHOTS if _PREFERRED_SHOTS in shots or not shots else shots[len(shots) // 2],
         n_rows=len(rows),
         n_jobs=rows["key"].nunique(),
+    )
+
+
+def comparison_table(rows: pd.DataFrame, published: Sequence[PublishedPoint]) -> pd.DataFrame:
+    """Return what `stats.compare` says of the rows of one suite and what was published of it, empty without either."""
+    columns = [field.name for field in dataclasses.fields(PublishedPoint)]
+    lines = [] if rows.empty else [dataclasses.asdict(point) for point in published]
+    return compare(rows, pd.DataFrame(lines, columns=columns)) if lines else pd.DataFrame()
+
+
+def view_comparisons(table: pd.DataFrame) -> tuple[Comparison, ...]:
+    """Arrange what `comparison_table` returns by network and rate, criteria and networks in the order of its lines."""
+    groups = table.groupby(["model", "granularity", "rate"], sort=False) if len(table) else ()
+    return tuple(_comparison(part) for _, part in groups)
+
+
+def _comparison(part: pd.DataFrame) -> Comparison:
+    shots = tuple(sorted(int(value) for value in part["shots"].unique()))
+    cells: dict[str, dict[int, ComparedCell]] = {}
+    for record in part.to_dict("records"):
+        measured = None if pd.isna(record["mean"]) else _interval(record["mean"], record["low"], record["high"])
+        differs = None if pd.isna(record["differs"]) else bool(record["differs"])
+        cell = ComparedCell(measured, float(record["published"]), differs)
+        cells.setdefault(str(record["criterion"]), {})[int(record["shots"])] = cell
+    first = part.iloc[0]
+    return Comparison(
+        model=str(first["model"]),
+        granularity=str(first["granularity"]),
+        rate=float(first["rate"]),
+        shots=shots,
+        lines=tuple((name, tuple(map(by_shots.get, shots))) for name, by_shots in cells.items()),
+        sources=tuple((source, web_link(source)) for source in dict.fromkeys(map(str, part["source"]))),
     )
 
 
@@ -225,7 +296,11 @@ def _section(all_areas: pd.DataFrame, rows: pd.DataFrame, granularity: str) -> S
 
 
 def _estimate(record: Mapping[Hashable, Any], metric: str) -> Estimate:
-    mean, low, high = (float(record[f"{metric}_{part}"]) for part in ("mean", "low", "high"))
+    return _interval(*(record[f"{metric}_{part}"] for part in ("mean", "low", "high")))
+
+
+def _interval(mean: float, low: float, high: float) -> Estimate:
+    mean, low, high = float(mean), float(low), float(high)
     return Estimate(mean, None if math.isnan(low) else low, None if math.isnan(high) else high)
 
 

@@ -29,6 +29,7 @@ _TABLES: Mapping[str, tuple[str, ...]] = {
     "protocol": ("name", "scope"),
     "grid": ("rates", "shots", "seeds", "criteria"),
 }
+_OPTIONAL = ("data.datasets",)
 
 
 def suite_names() -> tuple[str, ...]:
@@ -118,12 +119,13 @@ class _SuiteReader:
         if evaluation_split == reference_split:
             rule = "another split than `data.reference_split`, so that no criterion sees an image it is judged by"
             raise self._fail("data.evaluation_split", rule, evaluation_split)
+        datasets = self._names("data.datasets", data["datasets"], _DATASET) if "datasets" in data else ()
         return Suite(
             name=name,
             version=self._integers("version", [self._document["version"]], least=1)[0],
             title=self._text("title", self._document["title"]),
             description=self._text("description", self._document["description"]),
-            datasets=self._names("data.datasets", data["datasets"], _DATASET),
+            datasets=datasets,
             reference_split=reference_split,
             evaluation_split=evaluation_split,
             protocol=protocol["name"],
@@ -132,7 +134,7 @@ class _SuiteReader:
             shots=self._integers("grid.shots", grid["shots"], least=1),
             seeds=self._integers("grid.seeds", grid["seeds"], least=0),
             criteria=self._names("grid.criteria", grid["criteria"], _NAME),
-            models=self._models(self._document["models"]),
+            models=self._models(self._document["models"], has_datasets=bool(datasets)),
         )
 
     def _check_keys(self, table: str, keys: tuple[str, ...]) -> None:
@@ -146,7 +148,7 @@ class _SuiteReader:
                 hint = f" Did you mean `{near[0]}`?" if near else ""
                 raise SuiteError(f"there is no field `{prefix}{key}` in suite file `{self._path}`.{hint}")
         for key in keys:
-            if key not in content:
+            if key not in content and f"{prefix}{key}" not in _OPTIONAL:
                 raise SuiteError(f"the field `{prefix}{key}` is missing in suite file `{self._path}`; add it.")
 
     def _text(self, field: str, value: object) -> str:
@@ -179,16 +181,24 @@ class _SuiteReader:
             raise self._fail("grid.rates", "increasing numbers in [0, 1) that begin with 0", value)
         return tuple(float(v) for v in value if math.isfinite(v))
 
-    def _models(self, value: object) -> tuple[SuiteModel, ...]:
+    def _models(self, value: object, *, has_datasets: bool) -> tuple[SuiteModel, ...]:
         if not isinstance(value, dict) or not value:
             raise self._fail("models", "a table of model names to granularities", value)
         models = []
-        for name, granularities in value.items():
+        for name, entry in value.items():
             self._name("models", name, _NAME)
+            own = isinstance(entry, dict) and entry.keys() == {"granularities", "datasets"}
+            granularities = entry["granularities"] if own else entry
             known = isinstance(granularities, list) and granularities and all(g in GRANULARITIES for g in granularities)
             if not known or len(set(granularities)) != len(granularities):
-                raise self._fail(f"models.{name}", f"a list of some of {GRANULARITIES}", granularities)
-            models.append(SuiteModel(name=name, granularities=tuple(granularities)))
+                rule = f"a list of some of {GRANULARITIES}, or a table of such `granularities` and `datasets`"
+                raise self._fail(f"models.{name}", rule, entry)
+            if not own and not has_datasets:
+                raise self._fail(
+                    f"models.{name}", "a table that names `datasets`, as `data.datasets` is missing", entry
+                )
+            datasets = self._names(f"models.{name}.datasets", entry["datasets"], _DATASET) if own else ()
+            models.append(SuiteModel(name=name, granularities=tuple(granularities), datasets=datasets))
         return tuple(models)
 
 

@@ -5,11 +5,13 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
 
 from commands import PLUGINS, press_ctrl_c, pruneboard, pruneboard_here, start_pruneboard, wait_until, write_suite
+from pruneboard.benchmark.assets import tensors_digest
 from pruneboard.benchmark.cli.running import RunOptions, run_jobs
 from pruneboard.benchmark.errors import SuiteError
 from pruneboard.benchmark.store import RunStore
@@ -342,6 +344,68 @@ def test_train_repeats_a_recipe_and_replaces_nothing_unasked(tmp_path):
     assert again.returncode == 2
     assert "digits_vgg.safetensors" in again.stderr
     assert "--overwrite" in again.stderr
+
+
+def test_networks_that_are_not_shipped_are_trained_once_and_compared_with_published_numbers(tmp_path):
+    """The suite `toy` with one of its networks and one epoch of training, through every command."""
+    plugin = tmp_path / "plugin" / "pruneboard" / "models" / "quick.py"
+    plugin.parent.mkdir(parents=True)
+    plugin.write_text(
+        "import dataclasses\n"
+        "from pruneboard.models.toy_mlp import toy_moons\n"
+        "recipe = dataclasses.replace(toy_moons.recipe, epochs=3)\n"
+        "quick_moons = dataclasses.replace(toy_moons, name='quick_moons', recipe=recipe)\n"
+        "del toy_moons\n"
+    )
+    path = write_suite(
+        tmp_path,
+        models={"quick_moons": ["neurons"]},
+        criteria=["magnitude", "gradient"],
+        seeds=[0, 1],
+        rates=[0.0, 0.3334],
+        datasets=["toy_moons"],
+    )
+    path.write_text(path.read_text().replace('"train"', '"reference"').replace('"test"', '"train"'))
+    header = "model,granularity,criterion,shots,rate,top1,source"
+    (tmp_path / "small.published.csv").write_text(f"{header}\nquick_moons,neurons,gradient,2,0.3334,0.123,a paper\n")
+    env = {"PYTHONPATH": str(tmp_path / "plugin"), "PRUNEBOARD_CACHE": str(tmp_path / "cache")}
+    done = pruneboard("run", "small.toml", "--workers", 2, cwd=tmp_path, env=env)
+    (weights,) = (tmp_path / "cache" / "weights").iterdir()
+    before = weights.stat().st_mtime_ns
+    again = pruneboard("run", "small.toml", "--workers", 0, cwd=tmp_path, env=env)
+    rows = RunStore(tmp_path / "runs").read("small")
+
+    assert done.returncode == again.returncode == 0, done.stderr + again.stderr
+    assert "quick_moons has no weights on this machine yet; they are trained once and kept." in done.stdout
+    assert "Small: 4 jobs on toy_moons, 0 done before, 4 to run." in done.stdout
+    assert "trained" not in again.stdout
+    assert "4 done before, 0 to run" in again.stdout
+    assert weights.stat().st_mtime_ns == before
+    assert re.fullmatch(r"quick_moons-[0-9a-f]{16}\.safetensors", weights.name)
+    assert set(rows["weights_digest"]) == {tensors_digest(safetensors.torch.load_file(weights))}
+    assert set(rows["n_units"]) == {3000}
+    assert set(rows["n_units_removed"]) == {0, 1000}
+    assert set(rows["n_images"]) == {1000}
+
+    table = pruneboard_here("table", "small.toml", "--publish", cwd=tmp_path)
+    assert "quick_moons, 0.3334 of the neurons removed; accuracy by shots" in table.stdout
+    assert "*12.30" in table.stdout
+    comparison = pd.read_csv(tmp_path / "results" / "small" / "comparison.published.csv")
+    measured = rows[(rows["criterion"] == "gradient") & (rows["shots"] == 2) & (rows["rate"] == 0.3334)]
+    assert comparison["mean"].tolist() == pytest.approx([measured["top1"].mean()], abs=1e-6)
+    assert comparison["differs"].tolist() == [True]
+
+
+def test_commands_say_where_weights_that_are_made_here_lie(tmp_path):
+    env = {"PRUNEBOARD_CACHE": str(tmp_path / "cache")}
+    shown = pruneboard_here("show", "toy_spiral", cwd=tmp_path, env=env)
+    listed = pruneboard_here("list", "suites", cwd=tmp_path, env=env)
+    suite = pruneboard_here("show", "toy", cwd=tmp_path, env=env)
+
+    assert str(tmp_path / "cache" / "weights" / "toy_spiral-") in "".join(shown.stdout.split())
+    assert "trained at first use" in shown.stdout
+    for text in (listed.stdout, suite.stdout):
+        assert "toy_moons, toy_circles, toy_spiral" in text
 
 
 def test_the_site_is_built_from_a_run_and_served(finished):

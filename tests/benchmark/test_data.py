@@ -17,6 +17,7 @@ from PIL import Image
 
 from pruneboard.benchmark.assets import cache_folder, file_sha256
 from pruneboard.benchmark.data import datasets, draw_reference, find_dataset, open_dataset
+from pruneboard.benchmark.data._points import spiral
 from pruneboard.benchmark.data._records import records
 from pruneboard.benchmark.errors import AssetError, UnknownNameError
 
@@ -129,6 +130,8 @@ def test_digits():
         parts.append([split, "labels", hashlib.sha256(labels[rows].astype("<i8").tobytes()).hexdigest()])
     assert opened.digest == hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
     assert opened.split("test").images([5], size=(3, 16, 16)).shape == (1, 3, 16, 16)
+    split = opened.split("test")
+    assert torch.equal(split.inputs([7, 2], size=(1, 8, 8)), split.images([7, 2], size=(1, 8, 8)).float() / 255)
 
 
 def test_digits_need_no_folder(monkeypatch):
@@ -150,6 +153,76 @@ def test_parquet_without_record(folder, image):
     order = np.array([6, 2, 3, 2, 0])
     assert np.array_equal(split.images(order, size=RGB).permute(0, 2, 3, 1).numpy(), pixels[order])
     assert split.images([], size=RGB).shape == (0, *RGB)
+
+
+POINTS = {"toy_moons": 2, "toy_circles": 2, "toy_spiral": 4}
+PIXEL = (2, 1, 1)
+
+
+@pytest.mark.parametrize(("name", "n_classes"), POINTS.items())
+def test_points_of_the_toy_data_sets(name, n_classes):
+    opened = open_dataset(name)
+    parts, seen = [], []
+    for split, n_per_class in {"reference": 5000, "test": 5000, "train": 500}.items():
+        points, labels = opened.split(split).inputs(size=PIXEL), opened.split(split).labels
+        assert points.dtype == torch.float32
+        assert points.shape == (n_per_class * n_classes, *PIXEL)
+        assert np.bincount(labels).tolist() == [n_per_class] * n_classes
+        parts.append([split, "points", hashlib.sha256(points.numpy().astype("<f4").tobytes()).hexdigest()])
+        parts.append([split, "labels", hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest()])
+        seen.append(points.flatten(1))
+    assert opened.digest == hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
+    assert len(opened.classes) == n_classes
+    # The networks were trained on the one, references are drawn from the other. The spiral's arms begin at one point.
+    reference, _, train = ({tuple(point) for point in points.tolist()} for points in seen)
+    assert reference & train <= {(0.0, 0.0)}
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "options"),
+    [
+        ("toy_moons", sklearn.datasets.make_moons, {}),
+        ("toy_circles", sklearn.datasets.make_circles, {"factor": 0.3}),
+    ],
+)
+def test_moons_and_circles_are_scikit_learns_with_the_papers_noise(name, make, options):
+    for split, seed, n_points in (("train", 0, 1000), ("reference", 1, 10000)):
+        points, labels = make(n_points, noise=0.1, random_state=seed, **options)
+        found = open_dataset(name).split(split)
+        assert found.labels.tolist() == labels.tolist()
+        assert np.array_equal(found.inputs(size=PIXEL).flatten(1).numpy(), points.astype(np.float32))
+
+
+def test_the_test_split_has_additional_noise():
+    clean, labels = sklearn.datasets.make_circles(10000, noise=None, factor=0.3, shuffle=False)
+    radius = np.linalg.norm(clean, axis=1)
+    assert set(np.round(radius[labels == 1], 9)) == {0.3}
+    test = open_dataset("toy_circles").split("test")
+    inner = test.inputs(size=PIXEL).flatten(1).numpy()[test.labels == 1]
+    # Centred circle of radius 0.3 plus two independent noises: variance of a coordinate 0.3^2 / 2 + 0.1^2 + 0.3^2.
+    assert inner.std(axis=0) == pytest.approx(np.sqrt(0.3**2 / 2 + 0.1**2 + 0.3**2), rel=0.03)
+
+
+def test_arms_of_the_spiral_turn_by_four_radians_with_the_noise_of_the_docstring():
+    points, labels = spiral(2000, np.random.default_rng(5))
+    for arm in range(4):
+        x, y = points[labels == arm].T
+        radius = np.hypot(x, y)
+        np.testing.assert_allclose(radius, np.arange(2000) / 1999, atol=1e-12)
+        noise = np.arctan2(x[1:], y[1:]) - 4 * (arm + radius[1:])
+        noise = (noise + np.pi) % (2 * np.pi) - np.pi
+        assert noise.std() == pytest.approx(0.2, rel=0.05)
+        assert abs(noise.mean()) < 0.02
+
+
+def test_points_are_taken_row_by_row_and_by_networks_for_points_only():
+    split = open_dataset("toy_moons").split("train")
+    everything = split.inputs(size=PIXEL)
+    assert torch.equal(split.inputs([9, 0, 9], size=PIXEL), everything[[9, 0, 9]])
+    with pytest.raises(AssetError, match=r"`train` of `toy_moons` holds points, so the `input_size` of a network must"):
+        split.inputs(size=(1, 8, 8))
+    with pytest.raises(AssetError, match=r"rows of `train` of `toy_moons` must be a list of numbers in \[0, 1000\)"):
+        split.inputs([1000], size=PIXEL)
 
 
 def test_parquet_without_class_names(folder):
@@ -537,6 +610,6 @@ def test_draw_errors():
 
 def test_records_are_consistent():
     for record in records().values():
-        assert record.kind in ("sklearn", "parquet")
+        assert record.kind in ("sklearn", "points", "parquet")
         assert bool(record.files) == (record.kind == "parquet")
         assert all(len(file.sha256) == (0 if record.hub else 64) for file in record.files)

@@ -16,7 +16,7 @@ from pruneboard.benchmark.errors import SiteError, TableError
 from pruneboard.benchmark.render import build_site, pages, terminal_table
 from pruneboard.benchmark.render.charts import embed_json, styles
 from pruneboard.benchmark.render.views import web_link
-from pruneboard.benchmark.schema import COLUMNS
+from pruneboard.benchmark.schema import COLUMNS, PublishedPoint
 from pruneboard.benchmark.stats import area_under_curve, curves, summarise
 
 SUITE = synthetic.make_suite(seeds=(0, 1, 2), shots=(1, 10))
@@ -272,6 +272,52 @@ def test_names_of_others_are_only_ever_text(tmp_path):
 )
 def test_only_web_addresses_become_links(source):
     assert web_link(source) is None
+
+
+PAPER = [
+    PublishedPoint(
+        model="digits_vgg",
+        granularity="filters",
+        criterion=criterion,
+        shots=shots,
+        rate=0.5,
+        top1=top1,
+        source="https://example.org/paper?a=1&b=2",
+    )
+    for criterion, shots, top1 in (("taylor", 1, 0.0123), ("taylor", 10, 0.0456), ("random", 10, 0.0789))
+]
+
+
+def test_published_numbers_stand_beside_ours_with_their_source(rows, tmp_path):
+    build_site(rows, [SUITE], tmp_path / "out", sources=SOURCES, published={"digits": PAPER})
+    text = read(tmp_path / "out")
+    (table,) = [table for table in Page(text).tables if table[0] == ["criterion", "1 shot", "10 shots"]]
+    ours = curves(rows, ("suite", "granularity", "model", "criterion", "shots"))
+    ours = ours.set_index(["granularity", "model", "criterion", "shots", "rate"])
+    assert [line[0] for line in table[1:]] == ["taylor", "random"]
+    assert table[2][1] == "–"
+    shown = {("taylor", 1): table[1][1], ("taylor", 10): table[1][2], ("random", 10): table[2][2]}
+    for point in PAPER:
+        line = ours.loc[("filters", "digits_vgg", point.criterion, point.shots, 0.5)]
+        mean, low, high = (f"{100 * line[name]:.2f}" for name in ("mean", "low", "high"))
+        cell = shown[point.criterion, point.shots].replace("to", " ")
+        assert cell.replace(mean, f"{mean} ", 1).replace(f"{high}", f"{high} ", 1).split()[:2] == [mean, low]
+        assert cell.endswith(f"{high}{100 * point.top1:.2f} ≠")
+    assert 'href="https://example.org/paper?a=1&amp;b=2"' in text
+    assert '<a href="#published">' in text
+    without = read(build(rows, tmp_path / "without"))
+    assert "published numbers" not in without
+
+
+def test_terminal_shows_published_numbers_below_ours(rows):
+    text = printed(terminal_table(rows, SUITE, PAPER), width=80)
+    lines = text[text.index("digits_vgg, 0.5 of the filters removed") :].splitlines()
+    told = next(line for line in lines if "published" in line)
+
+    assert told.split() == ["published", "*1.23", "*4.56"]
+    assert "(3 cells). Published: https://example.org/paper?a=1&b=2" in " ".join(text.split())
+    assert "published" not in printed(terminal_table(rows, SUITE))
+    assert "(0 cells)" in printed(terminal_table(rows[rows["seed"] == 0], SUITE, PAPER))
 
 
 def test_sources_that_are_web_addresses_are_links(site):

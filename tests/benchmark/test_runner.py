@@ -238,8 +238,8 @@ def test_images_without_labels_come_in_no_order_of_classes(suite, misbehaving):
     """Labels could be read off their positions; without them each shot is shuffled, and k shots are still a prefix."""
     bench, job = Workbench(CPU), job_of(suite, "activation")
     plugin = plugins.models().get("digits_vgg")
-    ordered = runner._reference(job, bench, plugin, plugins.criteria().get("taylor"))
-    shuffled = runner._reference(job, bench, plugin, plugins.criteria().get("activation"))
+    ordered = runner.reference_of(job, bench, plugin, plugins.criteria().get("taylor"))
+    shuffled = runner.reference_of(job, bench, plugin, plugins.criteria().get("activation"))
     assert ordered.labels.tolist() == list(range(10)) * 2
     assert set(shuffled.labels.tolist()) == {-1}
     for shot in (slice(0, 10), slice(10, 20)):
@@ -250,10 +250,10 @@ def test_images_without_labels_come_in_no_order_of_classes(suite, misbehaving):
 
 
 def test_ties_do_not_depend_on_what_the_criterion_draws(suite):
-    first = runner._generator(job_of(suite, "random"), "ties").initial_seed()
-    assert first != runner._generator(job_of(suite, "random"), "criterion").initial_seed()
-    assert first == runner._generator(job_of(suite, "taylor"), "ties").initial_seed()
-    assert first != runner._generator(job_of(suite, "random", seed=1), "ties").initial_seed()
+    first = runner.generator_for(job_of(suite, "random"), "ties").initial_seed()
+    assert first != runner.generator_for(job_of(suite, "random"), "criterion").initial_seed()
+    assert first == runner.generator_for(job_of(suite, "taylor"), "ties").initial_seed()
+    assert first != runner.generator_for(job_of(suite, "random", seed=1), "ties").initial_seed()
 
 
 def test_a_criterion_that_declares_images_sees_no_labels(suite, misbehaving):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import synthetic
 from pruneboard.benchmark.errors import TableError
-from pruneboard.benchmark.stats import METRICS, area_under_curve, curves, summarise
+from pruneboard.benchmark.stats import METRICS, area_under_curve, compare, curves, summarise
 
 SUITE = synthetic.make_suite()
 BY = ("suite", "granularity", "criterion")
@@ -263,6 +263,60 @@ def test_what_was_measured_differently_is_refused(column):
         area_under_curve(table)
     with pytest.raises(TableError, match=f"must share one `{column}`"):
         curves(table, BY)
+
+
+def test_networks_may_have_data_of_their_own_but_not_two_versions_of_the_same():
+    table = synthetic.table(curve_rows((0.9, 0.5, 0.2, 0.1)) + curve_rows((0.9, 0.5, 0.2, 0.1), model="digits_resnet"))
+    table.loc[table["model"] == "digits_resnet", ["dataset", "data_digest"]] = "others", "another"
+    assert len(area_under_curve(table)) == 2
+    table["dataset"] = "digits"
+
+    with pytest.raises(TableError, match="the rows of `digits / digits` must share one `data_digest`"):
+        area_under_curve(table)
+
+
+def published(*lines):
+    columns = ["model", "granularity", "criterion", "shots", "rate", "top1", "source"]
+    return pd.DataFrame([("digits_vgg", "filters", *line, "paper") for line in lines], columns=columns)
+
+
+def test_comparison_matches_numbers_worked_out_by_hand():
+    """Accuracies 0.4, 0.5, 0.9 have the mean 0.6 and the sd sqrt(0.07); t(0.975, 2) = 4.302653."""
+    rows = [curve_rows((1.0, a, 0.2, 0.1), seed=seed) for seed, a in enumerate((0.4, 0.5, 0.9))]
+    rows += [curve_rows((1.0, 0.7, 0.2, 0.1), seed=seed, criterion="magnitude") for seed in range(3)]
+    half = 4.302652729911275 * math.sqrt(0.07 / 3)
+    told = [
+        ("magnitude", 1, 0.25, 0.70004),
+        ("magnitude", 1, 0.5, 0.2001),
+        ("taylor", 1, 0.25, 0.6 - half - 0.00004),
+        ("taylor", 1, 0.25 + 0.5, 0.5),
+        ("taylor", 1, 0.0, 1.0),
+        ("taylor", 5, 0.25, 0.5),
+    ]
+    table = compare(synthetic.table(list(itertools.chain(*rows))), published(*told))
+
+    assert table[["criterion", "shots", "rate", "published"]].apply(tuple, axis=1).tolist() == told
+    assert table["mean"].iloc[:5].tolist() == pytest.approx([0.7, 0.2, 0.6, 0.1, 1.0], abs=1e-12)
+    assert table["low"].iloc[2] == pytest.approx(0.6 - half, abs=1e-9)
+    assert table["high"].iloc[2] == pytest.approx(0.6 + half, abs=1e-9)
+    assert table["difference"].iloc[1] == pytest.approx(-0.0001, abs=1e-12)
+    assert table["differs"].iloc[:5].tolist() == [False, True, False, True, False]
+    assert table["n_seeds"].iloc[:5].tolist() == [3] * 5
+    assert table.iloc[5][["n_seeds", "mean", "low", "difference", "differs"]].isna().all()
+
+
+def test_comparison_with_one_seed_has_no_interval_and_no_verdict():
+    line = compare(synthetic.table(curve_rows((1.0, 0.4, 0.2, 0.1))), published(("taylor", 1, 0.25, 0.9))).iloc[0]
+
+    assert (line["mean"], line["n_seeds"]) == (0.4, 1)
+    assert line["difference"] == pytest.approx(-0.5)
+    assert line[["sd", "low", "high", "differs"]].isna().all()
+
+
+def test_comparison_is_of_one_suite():
+    rows = curve_rows((1.0, 0.4, 0.2, 0.1)) + [row | {"suite": "other"} for row in curve_rows((1.0, 0.4, 0.2, 0.1))]
+    with pytest.raises(TableError, match="a comparison must be of one suite, got rows of digits, other; leave one"):
+        compare(synthetic.table(rows), published())
 
 
 @pytest.mark.parametrize("by", [("suite",), ("criterion", "seed"), ("criterion", "criterion"), ("criterion", "device")])

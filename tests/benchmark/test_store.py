@@ -43,6 +43,31 @@ def test_rows_come_back_exactly_from_parquet_and_from_csv(tmp_path):
     pd.testing.assert_frame_equal(results.read("digits"), read)
 
 
+def test_publishing_one_network_keeps_the_others_that_have_data_of_their_own(tmp_path):
+    runs, results = RunStore(tmp_path / "runs"), ResultsStore(tmp_path / "results")
+    own = {"model": "digits_resnet", "dataset": "others"}
+    save(runs, job_rows(key="1" * 64, data_digest="1" * 64))
+    save(runs, job_rows(key="2" * 64, data_digest="2" * 64, **own))
+    rows = runs.read("digits")
+    results.write(rows[rows["dataset"] == "others"])
+    results.write(rows[rows["dataset"] == "digits"])
+    assert set(results.read("digits")["model"]) == {"digits_vgg", "digits_resnet"}
+
+    newer = rows[rows["dataset"] == "others"].assign(data_digest="3" * 64, key="3" * 64, seed=1)
+    results.write(newer)
+    left = results.read("digits")
+    assert set(left.loc[left["model"] == "digits_resnet", "data_digest"]) == {"3" * 64}
+
+
+def test_a_comparison_is_no_table_of_rows(tmp_path):
+    results = ResultsStore(tmp_path)
+    path = results.write_comparison("digits", pd.DataFrame({"model": ["a"], "mean": [1 / 3]}))
+
+    assert path == tmp_path / "digits" / "comparison.published.csv"
+    assert path.read_text() == "model,mean\na,0.333333\n"
+    assert results.read("digits").empty
+
+
 def test_published_tables_are_the_same_bytes_each_time(tmp_path):
     runs = RunStore(tmp_path / "runs")
     save(runs, job_rows(key=KEY))

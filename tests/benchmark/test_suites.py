@@ -4,9 +4,11 @@ from pathlib import Path
 import pytest
 
 from pruneboard.benchmark.errors import SuiteError, UnknownNameError
-from pruneboard.benchmark.suites import expand, load_suite, suite_names, suite_path
+from pruneboard.benchmark.ranking import n_removed
+from pruneboard.benchmark.suites import expand, load_published, load_suite, suite_names, suite_path
 
 DIGITS = suite_path("digits")
+TOY = suite_path("toy")
 
 
 @pytest.fixture
@@ -49,8 +51,111 @@ def test_expand_is_the_product_of_the_grid_once_each():
     }
 
 
+def test_digests_of_suites_with_published_results_have_not_changed():
+    """Their rows name these digests; another digest would hide every published result."""
+    assert load_suite(DIGITS).digest == "6b21341b321c51ee653cfd1a1d321c8608235cfb79f4f383d42230c2a1daa8e8"
+    assert (
+        load_suite(suite_path("cifar10")).digest == "0867f352e3427a35d5f2440aa1ecc2c3c7ba67b567fc8d98cf64b3cd88b5e760"
+    )
+
+
+def test_toy_is_the_experiment_of_the_paper():
+    suite = load_suite(TOY)
+
+    assert suite.shots == (1, 2, 5, 10, 20, 50, 100, 200)
+    assert suite.seeds == tuple(range(50))
+    assert [n_removed(rate, 3000) for rate in suite.rates] == [0, 1000]
+    assert {"random", "magnitude", "gradient", "taylor", "lrp_zplus", "lrp_epsilon"} <= set(suite.criteria)
+    names = ("toy_moons", "toy_circles", "toy_spiral")
+    assert [(model.name, model.granularities, model.datasets) for model in suite.models] == [
+        (name, ("neurons",), (name,)) for name in names
+    ]
+    assert suite.all_datasets == names
+    assert suite.datasets_of("toy_circles") == ("toy_circles",)
+    assert load_suite(DIGITS).all_datasets == load_suite(DIGITS).datasets_of("digits_vit") == ("digits",)
+
+
+# Accuracy in % at 1, 5, 10, 20, 50, 100 and 200 shots: LRP, Taylor, gradient, weight.
+PUBLISHED = {
+    "toy_moons": (
+        "85.01 99.86 99.85 99.85 99.85 99.85 99.85",
+        "79.80 84.76 91.33 86.99 92.22 94.77 95.90",
+        "83.07 86.17 91.27 85.87 90.92 93.53 95.11",
+        "99.60 99.60 99.60 99.60 99.60 99.60 99.60",
+    ),
+    "toy_circles": (
+        "70.23 99.98 99.99 100.00 100.00 100.00 100.00",
+        "68.35 87.18 90.47 91.87 91.94 97.04 97.42",
+        "69.21 82.23 83.89 85.36 85.90 90.88 92.51",
+        "97.10 97.10 97.10 97.10 97.10 97.10 97.10",
+    ),
+    "toy_spiral": (
+        "62.98 91.85 91.93 91.59 91.39 91.25 91.20",
+        "34.28 77.34 81.58 83.21 84.90 84.76 85.07",
+        "34.28 67.96 75.16 77.39 81.25 82.68 81.66",
+        "91.00 91.00 91.00 91.00 91.00 91.00 91.00",
+    ),
+}
+
+
+def test_published_numbers_of_toy_are_those_of_the_authors_table():
+    points = load_published(load_suite(TOY), TOY)
+    found = {(point.model, point.criterion, point.shots): point.top1 for point in points}
+    expected = {
+        (model, criterion, shots): float(value) / 100
+        for model, lines in PUBLISHED.items()
+        for criterion, line in zip(("lrp_zplus", "taylor", "gradient", "magnitude"), lines, strict=True)
+        for shots, value in zip((1, 5, 10, 20, 50, 100, 200), line.split(), strict=True)
+    }
+
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert {(point.granularity, point.rate) for point in points} == {("neurons", 0.3334)}
+    assert all(point.source.startswith("https://github.com/seulkiyeom/LRP_Pruning_toy_example/") for point in points)
+
+
+def test_a_suite_without_published_numbers_has_none():
+    assert load_published(load_suite(DIGITS), DIGITS) == ()
+
+
+CELL = "toy_moons,neurons,taylor,5,0.3334,0.8476,https://example.org"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (CELL.replace("toy_moons", "moon"), r"`model` must be one of toy_moons, .*, got 'moon' in line 2 of `.*\.csv`"),
+        (CELL.replace("neurons", "heads"), "`granularity` must be one that the suite prunes the model by, got 'heads'"),
+        (CELL.replace("neurons", "axons"), r"`granularity` must be one of \('filters', .*, got 'axons' in line 2"),
+        (CELL.replace("taylor", "tailor"), "`criterion` must be one of random, .*, got 'tailor'"),
+        (CELL.replace(",5,", ",3,"), r"`shots` must be one of \(1, 2, 5, .*, got '3'"),
+        (CELL.replace(",5,", ",five,"), "`shots`, `rate` and `top1` must be numbers, but in line 2 of .*'five'"),
+        (CELL.replace("0.3334", "0.3"), r"`rate` must be one of \(0\.0, 0\.3334\) in suite `toy`, got '0\.3'"),
+        (CELL.replace("0.8476", "84.76"), r"`top1` must be in \[0, 1\] in suite `toy`, got '84\.76'"),
+        (CELL.replace("0.8476", "nan"), r"`top1` must be in \[0, 1\] in suite `toy`, got 'nan'"),
+        (CELL.replace("https://example.org", " "), "`source` must be a text that is not empty"),
+        (CELL + ",more", "each line must have 7 fields, but line 2 of .* has more or fewer"),
+        ("toy_moons,neurons", "each line must have 7 fields, but line 2 of .* has more or fewer"),
+        (f"{CELL}\n{CELL}", r"each cell must be published once, but line 3 of .* repeats \('toy_moons', 'neurons'"),
+        ('"', "published numbers must be a readable CSV file"),
+    ],
+)
+def test_published_numbers_that_belong_to_no_cell_are_refused(tmp_path, line, message):
+    header = "model,granularity,criterion,shots,rate,top1,source"
+    (tmp_path / "toy.published.csv").write_text(f"{header}\n{line}\n")
+    with pytest.raises(SuiteError, match=message):
+        load_published(load_suite(TOY), tmp_path / "toy.toml")
+
+
+def test_published_numbers_need_their_columns(tmp_path):
+    (tmp_path / "toy.published.csv").write_text("model,top1\ntoy_moons,0.9\n")
+    with pytest.raises(
+        SuiteError, match="the columns of .* must be model,granularity,criterion,shots,rate,top1,source"
+    ):
+        load_published(load_suite(TOY), tmp_path / "toy.toml")
+
+
 def test_every_suite_that_ships_loads():
-    assert {"digits", "cifar10"} <= set(suite_names())
+    assert {"digits", "cifar10", "toy"} <= set(suite_names())
     for name in suite_names():
         assert load_suite(suite_path(name)).name == name
 
@@ -150,6 +255,21 @@ def test_unknown_names_say_the_nearest():
         ),
         ('digits_vgg = ["filters"]', 'digits_vgg = [["filters"]]', "`models.digits_vgg` must be a list of some of"),
         ('digits_vgg = ["filters"]', "digits_vgg = [{}]", "`models.digits_vgg` must be a list of some of"),
+        (
+            'digits_vgg = ["filters"]',
+            'digits_vgg = { granularities = ["filters"] }',
+            "`models.digits_vgg` must be a list of some of .*, or a table of such `granularities` and `datasets`, got",
+        ),
+        (
+            'digits_vgg = ["filters"]',
+            'digits_vgg = { granularities = ["filters"], datasets = [] }',
+            r"`models.digits_vgg.datasets` must be a list of distinct names, got \[\]",
+        ),
+        (
+            'datasets = ["digits"]\n',
+            "",
+            "`models.digits_vgg` must be a table that names `datasets`, as `data.datasets` is missing",
+        ),
         (
             'digits_vgg = ["filters"]',
             f"digits_vgg{'.a' * 5000} = 1",

@@ -4,9 +4,10 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pruneboard.benchmark.api import Recipe
 from pruneboard.benchmark.assets import file_sha256, tensors_digest
 from pruneboard.benchmark.data import open_dataset
 from pruneboard.benchmark.errors import AssetError, ModelError, StoreError
@@ -49,6 +50,7 @@ def test_the_result_describes_the_file(tmp_path):
     assert result.tensors_digest == tensors_digest(load_file(result.file))
     assert facts["recipe"]["epochs"] == 2
     assert facts["data_digest"] == open_dataset("digits").digest
+    assert facts["tensors_digest"] == result.tensors_digest
     assert facts["torch"] == torch.__version__
     assert facts["test_top1"] == result.top1 > 0.5
     assert result.n_images == facts["test_n_images"] == 599
@@ -66,7 +68,7 @@ def test_the_shipped_weights_can_be_made_again(name, tmp_path):
         facts = json.loads(file.metadata()["pruneboard"])
     result = train(plugin, device=CPU, out=tmp_path / "again.safetensors")
 
-    assert facts["recipe"] == dataclasses.asdict(plugin.recipe)
+    assert Recipe(**facts["recipe"]) == plugin.recipe
     assert facts["data_digest"] == open_dataset("digits").digest
     # The bits belong to one release of PyTorch on one kind of processor, the accuracy to the recipe.
     assert result.top1 == pytest.approx(facts["test_top1"], abs=0.015)
@@ -89,13 +91,47 @@ def test_every_epoch_sees_every_image_once_by_the_one_cycle_schedule():
 
     plugin = dataclasses.replace(quick(epochs=2, batch_size=20), build=Recorder, mean=(0.0,), std=(1.0,))
     steps = []
-    network = fit(plugin, pixels, labels, device=CPU, progress=steps.append)
+    network = fit(plugin, pixels.float() / 255, labels, device=CPU, progress=steps.append)
 
     assert sizes == [20, 20, 10] * 2
     for epoch in (seen[:50], seen[50:]):
         assert sorted(round(255 * value) for value in epoch) == list(range(50))
     assert seen[:50] != seen[50:]
     assert not network.training
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_the_optimiser_of_the_recipe_takes_the_steps(optimiser):
+    """Two steps by hand on a linear network, whose gradient is known in closed form."""
+    plugin = dataclasses.replace(
+        quick(epochs=2, batch_size=8, learning_rate=0.1, weight_decay=0.0, optimiser=optimiser, max_shift=0),
+        build=lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)),
+        mean=(0.0,),
+        std=(1.0,),
+    )
+    inputs, labels = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(8)
+    steps = []
+    network = fit(plugin, inputs, labels, device=CPU, progress=steps.append)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        linear = plugin.build()[1]
+    expected, bias = linear.weight.detach().double(), linear.bias.detach().double()
+    flat, first, second = inputs.flatten(1).double(), torch.zeros(10, 64).double(), torch.zeros(10, 64).double()
+    bias_first, bias_second = torch.zeros(10).double(), torch.zeros(10).double()
+    for step, rate in enumerate([plugin.recipe.learning_rate / 25, steps[1].learning_rate], start=1):
+        error = ((flat @ expected.T + bias).softmax(1) - nn.functional.one_hot(labels, 10)) / 8
+        gradient, slope = error.T @ flat, error.sum(0)
+        if optimiser == "sgd":
+            first, bias_first = 0.9 * first + gradient, 0.9 * bias_first + slope
+            expected, bias = expected - rate * first, bias - rate * bias_first
+            continue
+        first, bias_first = 0.9 * first + 0.1 * gradient, 0.9 * bias_first + 0.1 * slope
+        second, bias_second = 0.999 * second + 0.001 * gradient**2, 0.999 * bias_second + 0.001 * slope**2
+        scale, root = rate / (1 - 0.9**step), 1 - 0.999**step
+        expected = expected - scale * first / ((second / root).sqrt() + 1e-8)
+        bias = bias - scale * bias_first / ((bias_second / root).sqrt() + 1e-8)
+
+    torch.testing.assert_close(network[1].weight.detach().double(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_shift_moves_whole_images_and_fills_with_zeros():
@@ -167,3 +203,36 @@ def test_training_on_a_gpu_reaches_the_same_accuracy(tmp_path):
     plugin = models().get("digits_vgg")
 
     assert train(plugin, device=torch.device("cuda"), out=tmp_path / "w.safetensors").top1 > 0.97
+
+
+def test_weights_that_are_made_here_are_found_by_their_recipe_and_checked(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNEBOARD_CACHE", str(tmp_path))
+    plugin = dataclasses.replace(quick(), weights=None)
+    with pytest.raises(ModelError, match="has no weights yet; make them with `pruneboard train digits_vgg`"):
+        plugin.load()
+    assert plugin.weights_digest == ""
+    result = train(plugin, device=CPU, out=plugin.made_file)
+    state = load_file(result.file)
+
+    assert result.file.parent == tmp_path / "weights"
+    assert plugin.weights_digest == result.tensors_digest == tensors_digest(state)
+    assert all(torch.equal(value, state[key]) for key, value in plugin.load().state_dict().items())
+    for other in (
+        dataclasses.replace(quick(learning_rate=0.02), weights=None),
+        dataclasses.replace(plugin, version=plugin.version + 1),
+        dataclasses.replace(plugin, name="another"),
+    ):
+        assert other.made_file != plugin.made_file
+        assert other.weights_digest == ""
+    assert models().get("digits_vgg").made_file is None
+    assert models().get("cifar_resnet20").made_file is None
+
+    content = bytearray(result.file.read_bytes())
+    content[-1] ^= 1
+    result.file.write_bytes(content)
+    for look in (plugin.load, lambda: plugin.weights_digest):
+        with pytest.raises(AssetError, match=f"must have the digest {result.tensors_digest}, got .*; delete the file"):
+            look()
+    save_file(state, result.file)
+    with pytest.raises(AssetError, match="must have the digest that a training records, got"):
+        plugin.load()

@@ -30,6 +30,54 @@ def test_unit_counts_of_the_papers_networks(name, granularity, n_units, n_layers
     assert all((layer.tap != layer.name) == has_norm for layer in layers if granularity == "filters")
 
 
+def plain_network(n_hidden=3, width=7, seed=0):
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        hidden = [part for _ in range(n_hidden - 1) for part in (nn.Linear(width, width), nn.ReLU())]
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(2, width), nn.ReLU(), nn.Dropout(), *hidden, nn.Linear(width, 3)
+        ).eval()
+
+
+def test_neurons_of_a_plain_perceptron_are_the_outputs_of_all_linear_layers_but_the_last():
+    layers = find_layers(plain_network(), "neurons", torch.zeros(1, 2, 1, 1))
+
+    assert [(layer.name, layer.n_units, layer.tap, layer.tap_side) for layer in layers] == [
+        (name, 7, name, "output") for name in ("1", "4", "6")
+    ]
+    for kind in ("vgg", "resnet"):
+        with pytest.raises(ModelError, match="has none with `neurons`"):
+            find_layers(tiny_network(kind), "neurons", images())
+    attention = nn.Sequential(nn.MultiheadAttention(4, 2), nn.Linear(4, 4), nn.Linear(4, 2))
+    for other in (attention, nn.Sequential(nn.Flatten(), nn.Linear(2, 3)), nn.Sequential(nn.ReLU())):
+        with pytest.raises(ModelError, match="has none with `neurons`"):
+            find_layers(other, "neurons", torch.zeros(1, 2, 1, 1))
+
+
+def test_masked_neurons_equal_a_network_without_them():
+    """The smaller network is built from the rows and columns that are left."""
+    model = plain_network()
+    layers = find_layers(model, "neurons", torch.zeros(1, 2, 1, 1))
+    generator = torch.Generator().manual_seed(3)
+    masks = {layer.name: torch.rand(7, generator=generator) > 0.4 for layer in layers}
+    inputs = torch.randn(9, 2, 1, 1, generator=generator)
+    smaller, live = [], torch.ones(2, dtype=torch.bool)
+    for name, module in model.named_children():
+        if not isinstance(module, nn.Linear):
+            smaller.append(module)
+            continue
+        kept = masks.get(name, torch.ones(module.out_features, dtype=torch.bool))
+        linear = nn.Linear(int(live.sum()), int(kept.sum()))
+        linear.weight.data, linear.bias.data = module.weight.data[kept][:, live], module.bias.data[kept]
+        smaller.append(linear)
+        live = kept
+    with torch.no_grad(), masked(model, layers, masks):
+        actual = model(inputs)
+
+    assert not all(bool(mask.all()) for mask in masks.values())
+    torch.testing.assert_close(actual, nn.Sequential(*smaller)(inputs))
+
+
 def test_depthwise_gates_embeddings_and_classifiers_hold_no_units():
     model = timm.create_model("efficientnet_b0", num_classes=10).eval()
     names = {layer.name for layer in find_layers(model, "filters", torch.zeros(1, 3, 32, 32))}

@@ -1,0 +1,82 @@
+"""Where searches run: in this process, or in worker processes of their own."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from pruneboard.benchmark.errors import PruneboardError
+from pruneboard.benchmark.studies import StudyStore
+from pruneboard.benchmark.tune._images import Draws, TuningBench
+from pruneboard.benchmark.tune._search import (
+    Search,
+    SearchReport,
+    SearchStarted,
+    TrialEnded,
+    TrialStarted,
+    add_trial,
+    run_search,
+)
+from pruneboard.benchmark.workers import run_in_pool
+
+
+def search_in_process(searches: Sequence[Search], store: StudyStore, bench: TuningBench) -> Iterator[SearchReport]:
+    """Search one study after the other in this process.
+
+    Raises:
+        PruneboardError: it cannot go on; trials that ended before are kept.
+    """
+    for search in searches:
+        yield SearchStarted(search=search)
+        for report in run_search(search, store, bench):
+            yield report
+            if report.tainted:
+                raise PruneboardError(
+                    f"a criterion must leave the process as it was, but `{search.cell.criterion}` patched torch or "
+                    "timm; run again with `--workers 1` or more, which replaces the process, to continue."
+                )
+
+
+def search_in_workers(
+    searches: Sequence[Search], store: StudyStore, bench: TuningBench, *, n_workers: int, n_threads: int
+) -> Iterator[SearchReport]:
+    """Search `n_workers` studies at a time, in processes of `n_threads` CPU threads each.
+
+    A worker that dies takes only its trial with it, which becomes a failed one, and another worker goes on.
+
+    Raises:
+        PruneboardError: a worker met something that no other study could mend, such as a full disk.
+    """
+    work = _Searches(store, str(bench.device), bench.draws)
+    return run_in_pool(searches, work, n_workers=n_workers, n_threads=n_threads)
+
+
+@dataclass(frozen=True)
+class _Searches:
+    """What a worker does with searches."""
+
+    store: StudyStore
+    device: str
+    draws: Draws
+
+    def begin(self) -> Callable[[Search], Iterator[SearchReport]]:
+        bench = TuningBench(torch.device(self.device), self.draws)
+        return lambda search: run_search(search, self.store, bench)
+
+    def start_of(self, task: Search) -> SearchReport:
+        return SearchStarted(search=task)
+
+    def death_of(self, task: Search, last: SearchReport | None, how: str) -> SearchReport:
+        study = self.store.begin(task.study)
+        if not isinstance(last, TrialStarted):
+            raise PruneboardError(
+                f"a worker must not end between trials, but one did with {how}; run again to continue."
+            )
+        trial = last.trial
+        # It may have died after saving the trial and before reporting it.
+        if len(study.trials) > trial.number:
+            trial = study.trials[trial.number]
+        else:
+            trial = replace(trial, reason=f"the worker process died with {how} during this trial")
+            add_trial(study, trial, self.store)
+        return TrialEnded(search=task, trial=trial, ends=True, again=True)
