@@ -289,8 +289,12 @@ def _without_biases(kind):
 
 def _relevance_into_blocks(model, rule):
     """Sum of relevance, per image, where each block reads its input, from the first block on."""
+    return _relevance_behind(model, rule, ["maxpool", "layer1.0", "layer2.0", "layer2.1", "layer3.0", "layer4.0"])
+
+
+def _relevance_behind(model, rule, places):
+    """Sum of relevance, per image, of what leaves each module."""
     context = _context(model)
-    places = ["maxpool", "layer1.0", "layer2.0", "layer2.1", "layer3.0", "layer4.0"]
     extra = tuple(Layer(place, "filters", 1, place, "output") for place in places)
     watching = Context(
         model=model, layers=(*context.layers, *extra), generator=context.generator, data=context.reference
@@ -305,6 +309,13 @@ def _relevance_into_blocks(model, rule):
 def test_without_biases_the_relevance_into_every_block_is_what_started(kind, rule):
     for total in _relevance_into_blocks(_without_biases(kind), rule):
         torch.testing.assert_close(total, torch.ones(3, dtype=torch.float64), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "z+"])
+def test_without_biases_the_relevance_behind_every_layer_of_a_vgg_is_what_started(rule):
+    places = [f"features.{index}" for index in range(10)]
+    for place, total in zip(places, _relevance_behind(_without_biases("vgg"), rule, places), strict=True):
+        torch.testing.assert_close(total, torch.ones(3).double(), rtol=1e-4, atol=1e-4, msg=place)
 
 
 @pytest.mark.parametrize("kind", ["resnet", "bottleneck"])

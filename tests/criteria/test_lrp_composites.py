@@ -3,9 +3,12 @@
 import pytest
 import timm
 import torch
+import torchvision
+import zennit.rules
 from torch import nn
-from zennit.composites import COMPOSITES, EpsilonPlus
-from zennit.torchvision import VGGCanonizer
+from zennit.composites import COMPOSITES, EpsilonPlus, LayerMapComposite, layer_map_base
+from zennit.torchvision import ResNetCanonizer, VGGCanonizer
+from zennit.types import Linear
 
 from networks import GRANULARITIES, images, tiny_network
 from pruneboard.benchmark.api import Batch, Context, Unsupported
@@ -140,3 +143,44 @@ def test_search_spaces_hold_what_the_network_has():
     for name, size in sizes.items():
         space = criteria().get(name).search_space(_context("resnet"))
         assert torch.Size([len(values) for values in space.values()]).numel() == size
+
+
+@pytest.mark.parametrize("rules", ["epsilon", "gamma", "alpha2_beta1", "z_plus"])
+def test_resnet18_of_timm_gets_the_relevance_that_zennit_gives_its_twin_of_torchvision(rules):
+    """The same weights in another implementation of network, canonizers and rules."""
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet18(num_classes=10).double().eval()
+    ours = timm.create_model("resnet18", num_classes=10).double().eval()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+            nn.init.normal_(module.running_mean, std=0.1)
+            # zennit's merge leaves out what the eps of 1e-5 does to a merged norm; here it does nothing.
+            module.eps = 0.0
+    for module in ours.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 0.0
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs(x))
+    rule = {
+        "epsilon": zennit.rules.Epsilon(),
+        "gamma": zennit.rules.Gamma(0.25),
+        "alpha2_beta1": zennit.rules.AlphaBeta(2.0, 1.0),
+        "z_plus": zennit.rules.ZPlus(),
+    }[rules]
+    layers = find_layers(ours, "filters", x)
+    composite = LayerMapComposite(
+        [*layer_map_base(), (nn.Conv2d, rule), (Linear, zennit.rules.Epsilon())], canonizers=[ResNetCanonizer()]
+    )
+    with composite.context(theirs) as model, tapped(model, layers) as taps:
+        logits = model(x.clone().requires_grad_())
+        start = torch.eye(10, dtype=logits.dtype)[[4]]
+        expected = torch.autograd.grad(logits, [taps[layer.name] for layer in layers], start)
+    context = Context(model=ours, layers=layers, generator=torch.Generator(), data=Batch(x, torch.tensor([4])))
+    actual = LRP(low=rules, mid=rules, high=rules).values(context, context.reference)
+    assert len(layers) == 20
+    for layer, relevance in zip(layers, expected, strict=True):
+        scale = float(relevance.abs().max())
+        torch.testing.assert_close(actual[layer.name], relevance, rtol=1e-4, atol=1e-6 * scale)
