@@ -258,8 +258,8 @@ def read_made_weights(path: Path) -> dict[str, Tensor]:
     state = _read_safetensors(path)
     if (found := tensors_digest(state)) != (recorded := _recorded_digest(path)):
         raise AssetError(
-            f"the tensors of `{path}` must have the digest {recorded or 'that a training records'}, got {found}; delete "
-            "the file, and it is made again."
+            f"the tensors of `{path}` must have the digest {recorded or 'that a training records'}, got {found}; "
+            "delete the file, and it is made again."
         )
     return state
 

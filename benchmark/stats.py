@@ -215,8 +215,8 @@ def compare(rows: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The lines of `published` in their order with the columns `model`, `granularity`, `criterion`, `shots`, `rate`,
-        `n_seeds`, `mean`, `sd`, `low`, `high`, `published`, `difference` (mean - published), `differs` and `source`. What
-        was not measured is empty; so are interval and `differs` with one seed.
+        `n_seeds`, `mean`, `sd`, `low`, `high`, `published`, `difference` (mean - published), `differs` and `source`.
+        What was not measured is empty; so are interval and `differs` with one seed.
 
     Raises:
         TableError: `rows` breaks a rule of `area_under_curve`, or holds rows of several suites.

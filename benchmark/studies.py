@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+import pandas as pd
+
 from pruneboard.benchmark.errors import StoreError
 from pruneboard.benchmark.schema import TUNED_SUFFIX, Status, Tuned, digest
 from pruneboard.benchmark.store import atomic_file
@@ -238,6 +240,17 @@ class StudyStore:
             self.save_trials(study)
             paths += [self.path(study), self.trials_path(study)]
         return paths
+
+    def write_comparison(self, suite: str, table: pd.DataFrame) -> Path:
+        """Write how the criteria of a suite do tuned and untuned, and return the file.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        path = self.folder / suite / _FOLDER / "comparison.csv"
+        with atomic_file(path) as temporary:
+            table.to_csv(temporary, index=False, lineterminator="\n")
+        return path
 
     def _aside(self, study: Study) -> tuple[Path, Path]:
         folder = self.path(study).parent / _SUPERSEDED

@@ -35,19 +35,20 @@ class Report:
 
 
 T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
 R = TypeVar("R", bound=Report)
 
 
-class Work(Protocol[T, R]):
+class Work(Protocol[T_contra, R]):
     """What workers do with their tasks; it is sent to each worker process."""
 
-    def begin(self) -> Callable[[T], Iterator[R]]:
+    def begin(self) -> Callable[[T_contra], Iterator[R]]:
         """Prepare a worker process, and return what runs one task and reports; its last report `ends`."""
 
-    def start_of(self, task: T) -> R:
+    def start_of(self, task: T_contra) -> R:
         """Return the report that a task is given to a worker; in the calling process."""
 
-    def death_of(self, task: T, last: R | None, how: str) -> R:
+    def death_of(self, task: T_contra, last: R | None, how: str) -> R:
         """Record that a worker died, and return a report that `ends` its task; in the calling process.
 
         Args:
@@ -78,9 +79,9 @@ def run_in_pool(tasks: Sequence[T], work: Work[T, R], *, n_workers: int, n_threa
         while waiting or any(worker.task is not None for worker in workers):
             for worker in workers:
                 if worker.task is None and waiting:
-                    task = waiting.popleft()
-                    worker.start(task)
-                    yield work.start_of(task)
+                    given = waiting.popleft()
+                    worker.start(given)
+                    yield work.start_of(given)
             busy = [worker for worker in workers if worker.task is not None]
             multiprocessing.connection.wait([worker.connection for worker in busy], timeout=_POLL_SECONDS)
             for worker in busy:

@@ -32,7 +32,7 @@ def _model(dataset: str, n_classes: int, epochs: int) -> Model:
         name=dataset,
         version=1,
         family="MLP",
-        description=f"Perceptron 2-1000-1000-1000-{n_classes} for points in the plane; the third hidden layer is linear.",
+        description=f"Perceptron 2-1000-1000-1000-{n_classes} for points in the plane, with a linear third layer.",
         source="https://arxiv.org/abs/1912.08881",
         licence="BSD-3-Clause",
         build=partial(_toy_mlp, n_classes),

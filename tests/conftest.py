@@ -1,9 +1,14 @@
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 import torch
+
+from commands import PLUGINS
+from pruneboard.benchmark import plugins
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,3 +45,17 @@ def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def extra_criteria(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put the criteria that only tests know where plugins are looked for, for one test."""
+    import pruneboard.criteria
+
+    folder = PLUGINS / "pruneboard" / "criteria"
+    monkeypatch.setattr(pruneboard.criteria, "__path__", [*pruneboard.criteria.__path__, str(folder)])
+    plugins.criteria.cache_clear()
+    yield
+    plugins.criteria.cache_clear()
+    for path in folder.glob("*.py"):
+        sys.modules.pop(f"pruneboard.criteria.{path.stem}", None)

@@ -180,8 +180,8 @@ def train(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Weights file to write. Default: MODEL.safetensors here, or, for a model whose weights are not shipped, "
-            "its file in the cache."
+            help="Weights file to write. Default: MODEL.safetensors here; its file in the cache where the model has no "
+            "other weights."
         ),
     ] = None,
     device: Device = "cpu",

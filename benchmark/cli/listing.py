@@ -58,6 +58,7 @@ def _print_criterion(name: str, criterion: Criterion) -> None:
         "version": str(criterion.version),
         "source": criterion.source,
         "parameters": _parameters(criterion),
+        "tuning": _tuning(criterion),
         "deterministic": "yes" if criterion.deterministic else "no",
         "code": f"{type(criterion).__module__}, sha256 {plugins.criterion_digest(type(criterion))}",
     }
@@ -79,6 +80,12 @@ def _print_model(model: Model) -> None:
         "recipe": str(model.recipe) if model.recipe else "not trained here",
     }
     print_facts(facts, model.description)
+
+
+def _tuning(criterion: Criterion) -> str:
+    if type(criterion).search_space is Criterion.search_space:
+        return "no parameter to tune"
+    return f"`pruneboard tune {criterion.name} --suite SUITE` searches over its parameters"
 
 
 def _made(model: Model) -> str:

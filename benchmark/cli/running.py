@@ -99,9 +99,21 @@ def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions) -> RunSummary:
 
 
 def _make_ready(jobs: Sequence[Job], bench: Workbench, console: Console) -> None:
-    """Load everything once before the first job, so that what is missing is said at once and not job by job.
+    """Load everything once before the first job, so that what is missing is said at once and not job by job."""
+    make_plugins_ready(jobs, console)
+    for job in {job.model: job for job in jobs}.values():
+        dataset = bench.dataset(job)
+        dataset.split(job.suite.evaluation_split)
+        draw_reference(dataset.split(job.suite.reference_split).labels, max(job.suite.shots), job.seed)
+
+
+def make_plugins_ready(jobs: Sequence[Job], console: Console) -> None:
+    """Load the criteria and networks of jobs.
 
     Weights that are made on this machine are trained here when they are missing, before any worker needs them.
+
+    Raises:
+        PruneboardError: there is no such criterion or network, or it cannot be loaded, or not be pruned like that.
     """
     for job in {(job.criterion, job.tuned): job for job in jobs}.values():
         plugins.criterion_of(job)
@@ -111,10 +123,6 @@ def _make_ready(jobs: Sequence[Job], bench: Workbench, console: Console) -> None
                 f"model `{job.model}` must be pruned by some of {known}, got {job.granularity!r} in suite "
                 f"`{job.suite.name}`; correct the suite file."
             )
-    for job in {job.model: job for job in jobs}.values():
-        dataset = bench.dataset(job)
-        dataset.split(job.suite.evaluation_split)
-        draw_reference(dataset.split(job.suite.reference_split).labels, max(job.suite.shots), job.seed)
     for model in map(plugins.models().get, {job.model: None for job in jobs}):
         if model.made_file is not None and not model.made_file.exists():
             console.print(f"{model.name} has no weights on this machine yet; they are trained once and kept.")

@@ -9,11 +9,18 @@ from rich.text import Text
 from pruneboard.benchmark.cli._console import make_console
 from pruneboard.benchmark.cli.suite_listing import make_table
 from pruneboard.benchmark.errors import StoreError
-from pruneboard.benchmark.render import build_site, comparison_table, terminal_table
+from pruneboard.benchmark.render import (
+    build_site,
+    comparison_table,
+    current_studies,
+    terminal_table,
+    tuning_table,
+    view_tuning,
+)
 from pruneboard.benchmark.schema import TUNED_SUFFIX, Suite, display_name
 from pruneboard.benchmark.stats import area_under_curve, compare_tuned
 from pruneboard.benchmark.store import ResultsStore, RunStore
-from pruneboard.benchmark.studies import Study
+from pruneboard.benchmark.studies import Study, StudyStore
 from pruneboard.benchmark.suites import load_published, load_suite, suite_names, suite_path
 
 
@@ -47,14 +54,14 @@ def print_comparison(suite: Suite, runs: Path, studies: Sequence[Study]) -> None
             )
     console = make_console()
     console.print(
-        f"A_PR in % on `{suite.evaluation_split}`, mean over shots and seeds; differences are paired by seed, with their "
-        "95 % intervals:"
+        f"A_PR in % on `{suite.evaluation_split}`, mean over shots and seeds; differences are paired by seed, with "
+        "their 95 % intervals:"
     )
     console.print(table)
 
 
 def publish(name: str, runs: Path, results: Path) -> None:
-    """Write the rows of a run folder to the published tables, with their comparison, and print the files.
+    """Write the rows and studies of a run folder to the published tables, with comparisons, and print the files.
 
     Raises:
         PruneboardError: the run folder has no rows of the suite, or a file cannot be written.
@@ -69,6 +76,12 @@ def publish(name: str, runs: Path, results: Path) -> None:
     comparison = comparison_table(_of_grid(store.read(suite.name), suite), load_published(suite, suite_path(name)))
     if len(comparison):
         paths.append(store.write_comparison(suite.name, comparison))
+    studies = StudyStore(results)
+    studies.publish(current_studies(StudyStore(runs).read(suite.name), suite))
+    if all_studies := current_studies(studies.read(suite.name), suite):
+        lines = view_tuning(all_studies, _of_grid(store.read(suite.name), suite))
+        paths += [*map(studies.path, all_studies), *map(studies.trials_path, all_studies)]
+        paths.append(studies.write_comparison(suite.name, tuning_table(lines)))
     for path in paths:
         make_console().print(str(path), soft_wrap=True)
 
@@ -87,7 +100,14 @@ def build(runs: Path | None, results: Path, out: Path) -> Path:
         sources[suite.name] = source
     filled = [table for table in tables if not table.empty] or tables[:1]
     published = {suite.name: load_published(suite, suite_path(suite.name)) for suite in suites}
-    page = build_site(pd.concat(filled, ignore_index=True), suites, out, sources=sources, published=published)
+    page = build_site(
+        pd.concat(filled, ignore_index=True),
+        suites,
+        out,
+        sources=sources,
+        published=published,
+        studies={suite.name: _studies(suite, runs, results) for suite in suites},
+    )
     found = set() if runs is None else {path.parent.name for path in runs.glob("*/[!.]*.parquet")}
     for folder in sorted(found - sources.keys()):
         make_console(stderr=True).print(
@@ -96,6 +116,12 @@ def build(runs: Path | None, results: Path, out: Path) -> Path:
     if all(table.empty for table in tables):
         make_console(stderr=True).print(f"note: there are no rows of any suite in `{results}`; the site is empty.")
     return page
+
+
+def _studies(suite: Suite, runs: Path | None, results: Path) -> list[Study]:
+    """Studies of a suite: from the run folder where it has some, else the published ones."""
+    found = [] if runs is None else current_studies(StudyStore(runs).read(suite.name), suite)
+    return found or current_studies(StudyStore(results).read(suite.name), suite)
 
 
 def _rows(suite: Suite, runs: Path, results: Path) -> tuple[pd.DataFrame, str]:

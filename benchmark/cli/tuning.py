@@ -10,7 +10,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pruneboard.benchmark import plugins
 from pruneboard.benchmark.cli._console import make_console
-from pruneboard.benchmark.cli.running import RunOptions, RunSummary, run_jobs, workers_and_threads
+from pruneboard.benchmark.cli.running import (
+    RunOptions,
+    RunSummary,
+    make_plugins_ready,
+    run_jobs,
+    workers_and_threads,
+)
 from pruneboard.benchmark.cli.tables import print_comparison
 from pruneboard.benchmark.errors import PruneboardError, SuiteError, Unsupported
 from pruneboard.benchmark.provenance import resolve_device
@@ -98,13 +104,12 @@ def tune(name: str, suite: Suite, options: TuneOptions) -> TuneSummary:
     ]
     bench = TuningBench(resolve_device(options.run.device), options.budget.draws)
     store = StudyStore(options.run.out)
-    searches: list[Search] = []
-    # One network after the other, so that each is loaded once.
-    for cell in sorted(cells, key=lambda cell: cell.model):
-        try:
-            searches.append(prepare(cell, options.budget, bench, untuned_partner(suite, cell.criterion)))
-        except Unsupported as refusal:
-            console.print(f"unsupported: {cell.criterion} on {cell.model} ({cell.granularity}): {refusal}")
+    try:
+        searches = _prepare(cells, options.budget, bench, console)
+    except KeyboardInterrupt:
+        summary.interrupted = True
+        console.print("Stopped before the first trial; the same command continues.")
+        return summary
     todo = []
     for search in searches:
         known = store.begin(search.study, fresh=options.run.fresh)
@@ -187,6 +192,19 @@ def untuned_partner(suite: Suite, criterion: str) -> str:
     return same[0] if same else criterion
 
 
+def _prepare(cells: Sequence[Cell], budget: Budget, bench: TuningBench, console: Console) -> list[Search]:
+    """Load everything once before the first trial, and say which criteria decline which networks."""
+    make_plugins_ready([cell.job(0) for cell in cells], console)
+    searches = []
+    # One network after the other, so that each is loaded once.
+    for cell in sorted(cells, key=lambda cell: cell.model):
+        try:
+            searches.append(prepare(cell, budget, bench, untuned_partner(cell.suite, cell.criterion)))
+        except Unsupported as refusal:
+            console.print(f"unsupported: {cell.criterion} on {cell.model} ({cell.granularity}): {refusal}")
+    return searches
+
+
 def _check_tunable(name: str) -> None:
     base = plugins.criteria().get(name).name
     if base != name:
@@ -236,7 +254,7 @@ def _is_current(suite: Suite, study: Study) -> bool:
         return False
     criterion = plugins.criteria().get(study.criterion)
     now = [study.criterion, criterion.version, plugins.criterion_digest(type(criterion))]
-    return study.settings["suite"] == suite.digest and study.settings["criterion"] == now
+    return bool(study.settings["suite"] == suite.digest and study.settings["criterion"] == now)
 
 
 def _partner_jobs(tuned: Sequence[Job], studies: Sequence[Study]) -> list[Job]:

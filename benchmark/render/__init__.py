@@ -2,6 +2,7 @@
 
 from pruneboard.benchmark.render.pages import build_site
 from pruneboard.benchmark.render.terminal import terminal_table
+from pruneboard.benchmark.render.tuning import current_studies, tuning_table, view_tuning
 from pruneboard.benchmark.render.views import comparison_table
 
-__all__ = ["build_site", "comparison_table", "terminal_table"]
+__all__ = ["build_site", "comparison_table", "current_studies", "terminal_table", "tuning_table", "view_tuning"]

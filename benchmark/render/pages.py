@@ -15,10 +15,12 @@ import vl_convert
 
 from pruneboard.benchmark.errors import SiteError
 from pruneboard.benchmark.render.charts import Chart, Style, family_class, rate_chart, shots_chart, styles
-from pruneboard.benchmark.render.views import Estimate, Line, Section, SuiteView, view_suite
-from pruneboard.benchmark.schema import COLUMNS, PublishedPoint, Suite
+from pruneboard.benchmark.render.tuning import current_studies, view_tuning
+from pruneboard.benchmark.render.views import Estimate, Line, Section, SuiteView, view_suite, with_display_names
+from pruneboard.benchmark.schema import COLUMNS, PublishedPoint, Suite, display_name
 from pruneboard.benchmark.stats import curves
 from pruneboard.benchmark.store import points_and_jobs
+from pruneboard.benchmark.studies import Study, write_trials
 
 _SITE = Path(__file__).resolve().parents[2] / "site"
 _MARKER = ".pruneboard-site"
@@ -37,10 +39,11 @@ class _SectionCharts:
 
 @dataclasses.dataclass(frozen=True)
 class _Notes:
-    """What is said about the rows of each suite: where they come from, and what others published."""
+    """What is said about the rows of each suite: where they come from, what others published, and what was tuned."""
 
     sources: Mapping[str, str]
     published: Mapping[str, Sequence[PublishedPoint]]
+    studies: Mapping[str, Sequence[Study]]
 
 
 def build_site(
@@ -50,6 +53,7 @@ def build_site(
     *,
     sources: Mapping[str, str],
     published: Mapping[str, Sequence[PublishedPoint]] | None = None,
+    studies: Mapping[str, Sequence[Study]] | None = None,
 ) -> Path:
     """Write the leaderboard of `suites` into the folder `out`, replacing an earlier one only when all of it is done.
 
@@ -61,6 +65,7 @@ def build_site(
         out: folder to write; it must not exist, be empty, or hold an earlier site.
         sources: for each suite that has rows, a sentence on where they come from.
         published: for some suites, what others published for their cells.
+        studies: for some suites, the studies that tuned criteria; those of another version of a suite are left out.
 
     Returns:
         The path of `index.html`.
@@ -80,7 +85,7 @@ def build_site(
         raise _unwritable(out, error) from error
     try:
         fresh = scratch / "site"
-        _write(fresh, ordered, suites, _Notes(sources, published or {}))
+        _write(fresh, ordered, suites, _Notes(sources, published or {}, studies or {}))
         _swap(fresh, target, scratch / "old")
     except OSError as error:
         raise _unwritable(out, error) from error
@@ -142,16 +147,20 @@ def _write(folder: Path, rows: pd.DataFrame, suites: Sequence[Suite], notes: _No
         shutil.copyfile(asset, folder / "assets" / asset.name)
     (folder / "assets" / "vega.js").write_text(_vega_bundle(), encoding="utf-8", newline="\n")
     environment = _environment()
-    all_styles = styles(rows)
+    all_styles = styles(with_display_names(rows))
     views: list[SuiteView] = []
     for suite in suites:
         part = rows.loc[rows["suite"] == suite.name]
-        view = view_suite(part, suite, notes.sources.get(suite.name, ""), notes.published.get(suite.name, ()))
+        shown = with_display_names(part)
+        view = view_suite(shown, suite, notes.sources.get(suite.name, ""), notes.published.get(suite.name, ()))
+        tuning = view_tuning(current_studies(notes.studies.get(suite.name, ()), suite), part)
+        for line in tuning:
+            write_trials(line.study, folder / "data" / line.download)
         views.append(view)
         if view.n_rows:
             _write_tables(part, folder / "data", suite.name)
         page = environment.get_template("suite.html").render(
-            view=view, suites=suites, figures=_figures(part, view, all_styles), root="../"
+            view=view, suites=suites, figures=_figures(shown, view, all_styles), tuning=tuning, root="../"
         )
         (folder / "suites" / f"{suite.name}.html").write_text(page, encoding="utf-8", newline="\n")
     index = environment.get_template("index.html").render(views=views, suites=suites, root="")
@@ -208,6 +217,7 @@ def _environment() -> jinja2.Environment:
         "percent": _percent,
         "extent": _extent,
         "family_class": family_class,
+        "display_name": display_name,
     }
     environment.globals["whiskers"] = _whiskers
     return environment

@@ -9,7 +9,15 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from pruneboard.benchmark.render.views import ComparedCell, Comparison, Estimate, Line, Section, view_suite
+from pruneboard.benchmark.render.views import (
+    ComparedCell,
+    Comparison,
+    Estimate,
+    Line,
+    Section,
+    view_suite,
+    with_display_names,
+)
 from pruneboard.benchmark.schema import PublishedPoint, Suite
 
 _WIDE = 125
@@ -27,7 +35,7 @@ def terminal_table(rows: pd.DataFrame, suite: Suite, published: Sequence[Publish
     Raises:
         TableError: the rows do not allow the statistics.
     """
-    view = view_suite(rows.loc[rows["suite"] == suite.name], suite, "", published)
+    view = view_suite(with_display_names(rows.loc[rows["suite"] == suite.name]), suite, "", published)
     if not view.n_rows:
         return Text(f"No results of suite {suite.name} yet; make them with: pruneboard run {suite.name}")
     parts: list[RenderableType] = [_Ranking(section) for section in view.sections]
@@ -46,20 +54,13 @@ def terminal_table(rows: pd.DataFrame, suite: Suite, published: Sequence[Publish
     return Group(*parts)
 
 
-def _compared(comparison: Comparison) -> Table:
+def _compared(comparison: Comparison) -> RenderableType:
     """Return a table with three lines for each criterion: measured, half of the interval's width, published."""
     differing = [cell for _, cells in comparison.lines for cell in cells if cell is not None and cell.differs]
     sources = ", ".join(source for source, _ in comparison.sources)
-    table = Table(
-        title=Text(
-            f"{comparison.model}, {comparison.rate:g} of the {comparison.granularity} removed; accuracy by shots"
-        ),
-        caption=Text(f"*: outside our 95 % interval over seeds ({len(differing)} cells). Published: {sources}"),
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    title = f"{comparison.model}, {comparison.rate:g} of the {comparison.granularity} removed; accuracy in % by shots"
+    caption = f"*: outside our 95 % interval over seeds ({len(differing)} cells). Published: {sources}"
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("criterion", no_wrap=True)
     table.add_column("", no_wrap=True)
     for shots in comparison.shots:
@@ -69,7 +70,8 @@ def _compared(comparison: Comparison) -> Table:
         table.add_row(criterion, "ours", *("-" if e is None else _percent(e) for e in ours))
         table.add_row("", "+-", *("-" if e is None else _half_width(e, "{:.2f}", 100) for e in ours), style="dim")
         table.add_row("", "published", *map(_published, cells))
-    return table
+    # A table breaks its own title and caption at its width, which is less than theirs.
+    return Group(Text(title, style="italic"), table, Text(caption, style="dim italic"), Text())
 
 
 def _published(cell: ComparedCell | None) -> str:

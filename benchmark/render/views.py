@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pandas as pd
 
 from pruneboard.benchmark.errors import SiteError
-from pruneboard.benchmark.schema import GRANULARITIES, PublishedPoint, Suite
+from pruneboard.benchmark.schema import GRANULARITIES, PublishedPoint, Suite, display_name
 from pruneboard.benchmark.stats import area_under_curve, compare, summarise
 
 _PREFERRED_SHOTS = 10  # what PXP (arXiv 2408.12568) takes per class
@@ -54,7 +54,7 @@ class Line:
         rank: 1 is best; None when cells are missing.
         criterion: registered name.
         family: family of the criterion.
-        needs: what it looks at.
+        needs: what it looks at; a tuned one looked at labelled images in any case.
         a_pr: mean accuracy over the rates.
         auc: area by the trapezoidal rule.
         top_pr: largest rate that keeps 95 % of the unpruned accuracy.
@@ -241,6 +241,11 @@ def _comparison(part: pd.DataFrame) -> Comparison:
     )
 
 
+def with_display_names(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with the names of criteria as people read them."""
+    return rows.assign(criterion=rows["criterion"].map(display_name))
+
+
 def in_order(granularities: Iterable[str]) -> list[str]:
     """Sort kinds of unit as the schema lists them.
 
@@ -281,10 +286,10 @@ def _section(all_areas: pd.DataFrame, rows: pd.DataFrame, granularity: str) -> S
                 rank=None if pd.isna(record["rank"]) else int(record["rank"]),
                 criterion=name,
                 family=str(tags.loc[name, "criterion_family"]),
-                needs=str(tags.loc[name, "criterion_needs"]),
-                a_pr=_estimate(record, "a_pr"),
-                auc=_estimate(record, "auc_trapz"),
-                top_pr=_estimate(record, "top_pr"),
+                needs=f"{tags.loc[name, 'criterion_needs']}{' + tuning' if tags.loc[name, 'tuning'] else ''}",
+                a_pr=estimate(record, "a_pr"),
+                auc=estimate(record, "auc_trapz"),
+                top_pr=estimate(record, "top_pr"),
                 by_shots=tuple(by_shots.get((name, value)) for value in shots),
                 by_model=tuple(by_model.get((name, head.name)) for head in heads),
                 n_seeds=int(record["n_seeds"]),
@@ -295,8 +300,9 @@ def _section(all_areas: pd.DataFrame, rows: pd.DataFrame, granularity: str) -> S
     return Section(granularity, tuple(lines), tuple(int(value) for value in shots), heads)
 
 
-def _estimate(record: Mapping[Hashable, Any], metric: str) -> Estimate:
-    return _interval(*(record[f"{metric}_{part}"] for part in ("mean", "low", "high")))
+def estimate(record: Mapping[Hashable, Any], metric: str) -> Estimate:
+    """Return a metric of one line of a summary over seeds, without interval where the summary has none."""
+    return _interval(*(record.get(f"{metric}_{part}", math.nan) for part in ("mean", "low", "high")))
 
 
 def _interval(mean: float, low: float, high: float) -> Estimate:
@@ -306,7 +312,7 @@ def _interval(mean: float, low: float, high: float) -> Estimate:
 
 def _estimates(summary: pd.DataFrame, column: str) -> dict[tuple[str, object], Estimate]:
     records = summary.to_dict("records")
-    return {(record["criterion"], record[column]): _estimate(record, "a_pr") for record in records}
+    return {(record["criterion"], record[column]): estimate(record, "a_pr") for record in records}
 
 
 def _model_heads(areas: pd.DataFrame, rows: pd.DataFrame) -> tuple[ModelHead, ...]:
@@ -349,6 +355,8 @@ def _criteria(rows: pd.DataFrame) -> tuple[CriterionCard, ...]:
                 "parameters",
             )
         )
+        if (part["tuning"].fillna("") != "").any():
+            parameters = "tuned for each network and kind of unit"
         cards.append(CriterionCard(str(name), family, needs, version, parameters, source, web_link(source)))
     return tuple(cards)
 

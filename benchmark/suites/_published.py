@@ -66,7 +66,7 @@ def _point(suite: Suite, line: Mapping[str, str | None], where: str) -> Publishe
     units = {model.name: model.granularities for model in suite.models}
     rules = {
         "model": (point.model in units, f"one of {', '.join(units)}"),
-        "granularity": (granularity in units.get(point.model, ()), "one that the suite prunes the model by"),
+        "granularity": (granularity in units.get(point.model, ()), "one that the model is pruned by"),
         "criterion": (point.criterion in suite.criteria, f"one of {', '.join(suite.criteria)}"),
         "shots": (point.shots in suite.shots, f"one of {suite.shots}"),
         "rate": (point.rate in suite.rates, f"one of {suite.rates}"),

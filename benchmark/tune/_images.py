@@ -61,7 +61,7 @@ def draw_images(suite: Suite, labels: Labels, draws: Draws) -> Images:
     """
     if suite.evaluation_split == suite.reference_split:
         raise SuiteError(
-            f"a suite must measure accuracy on another split than it draws from to be tuned on, but `{suite.name}` uses "
+            f"a suite to tune on must measure accuracy on another split than it draws from, but `{suite.name}` uses "
             f"`{suite.reference_split}` for both, so that tuning would see what it is judged by; tune on another suite."
         )
     most_shots = max(suite.shots)
@@ -72,8 +72,8 @@ def draw_images(suite: Suite, labels: Labels, draws: Draws) -> Images:
     wanted = min(fewest, MOST_IMAGES) if draws.n_images is None else draws.n_images
     if fewest < wanted or wanted < 1:
         raise SuiteError(
-            f"tuning on `{suite.name}` must find {max(wanted, 1)} validation images per class in the split "
-            f"`{suite.reference_split}` that are reference images of no seed and no draw, but a class has {fewest} left; "
+            f"tuning on `{suite.name}` must find {max(wanted, 1)} validation images per class in its split "
+            f"`{suite.reference_split}` that no seed and no draw takes for reference, but a class has {fewest} left; "
             "ask for fewer with `--images`, for fewer `--draws`, or tune on a suite with fewer shots or seeds."
         )
     return Images(reference, left[draw_reference(labels[left], wanted, _stream(draws.seed, "validation", 0))])

@@ -3,16 +3,16 @@
 import datetime
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from pruneboard.benchmark import plugins, provenance
 from pruneboard.benchmark.api import Context
-from pruneboard.benchmark.errors import PruneboardError
+from pruneboard.benchmark.errors import PruneboardError, Unsupported
 from pruneboard.benchmark.runner import NoResult, attempt, generator_for
-from pruneboard.benchmark.schema import ENGINE_VERSION, digest
+from pruneboard.benchmark.schema import ENGINE_VERSION, Status, digest
 from pruneboard.benchmark.studies import Outcome, Study, StudyStore, Trial
 from pruneboard.benchmark.tune._images import Draws, TuningBench
 from pruneboard.benchmark.tune._objective import Cell, Objective
@@ -37,7 +37,7 @@ class Budget:
 
     n_trials: int = 60
     sampler: Sampler = "gp"
-    draws: Draws = Draws()
+    draws: Draws = field(default_factory=Draws)
 
     def __post_init__(self) -> None:
         least = {
@@ -123,6 +123,7 @@ def prepare(cell: Cell, budget: Budget, bench: TuningBench, untuned: str) -> Sea
         untuned: criterion that the tuned one will be compared with.
 
     Raises:
+        Unsupported: the criterion declines the network.
         PruneboardError: there is nothing to tune, or no image to tune on, or the network cannot be loaded.
     """
     criterion, model = cell.untuned, plugins.models().get(cell.model)
@@ -165,6 +166,7 @@ def search_space(cell: Cell, bench: TuningBench) -> Space:
     """Ask a criterion what it can tune on a network.
 
     Raises:
+        Unsupported: it declines the network.
         PruneboardError: nothing, or it cannot say.
     """
     job = cell.job(bench.draws.seeds[0])
@@ -174,6 +176,8 @@ def search_space(cell: Cell, bench: TuningBench) -> Space:
     names = plugins.criterion_parameters(criterion)
     space = attempt(lambda: make_space(criterion.search_space(context), names), job, bench)
     where = f"`{cell.criterion}` on `{cell.model}` ({cell.granularity})"
+    if isinstance(space, NoResult) and space.status == "unsupported":
+        raise Unsupported(space.reason)
     if isinstance(space, NoResult):
         raise PruneboardError(f"a criterion must name its search space to be tuned, but {where}: {space.reason}")
     if not space.size:
@@ -252,14 +256,14 @@ def _outcome(search: Search, study: Study, device: torch.device) -> Outcome:
     )
     commit, clean = provenance.commit()
     results = [[trial.parameters, trial.status, trial.value] for trial in study.trials]
-    failed = "failed" if any(trial.status == "failed" for trial in study.trials) else "unsupported"
+    failed: Status = "failed" if any(trial.status == "failed" for trial in study.trials) else "unsupported"
     return Outcome(
         status="ok" if best else failed,
         reason=without.reason if without and not best else "",
         study=digest([study.settings, results]),
         n_trials=len(study.trials),
         winner=None if best is None else best.number,
-        searched=searched,
+        searched={name: searched[name] for name in study.settings["space"] if best},
         parameters={} if best is None else plugins.criterion_parameters(criterion),
         value=None if best is None else best.value,
         default_value=study.trials[0].value,

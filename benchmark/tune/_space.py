@@ -37,7 +37,8 @@ class Space:
     def at(self, index: int) -> dict[str, Any]:
         """Return the configuration at a place in [0, size), the last parameter varying fastest."""
         configuration = {}
-        for name, values in reversed(self.values.items()):
+        for name in reversed(list(self.values)):
+            values = self.values[name]
             index, place = divmod(index, len(values))
             configuration[name] = values[place]
         return {name: configuration[name] for name in self.values}

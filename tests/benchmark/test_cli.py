@@ -11,6 +11,8 @@ import safetensors.torch
 import torch
 
 from commands import PLUGINS, press_ctrl_c, pruneboard, pruneboard_here, start_pruneboard, wait_until, write_suite
+from pruneboard import models as pruneboard_models
+from pruneboard.benchmark import plugins
 from pruneboard.benchmark.assets import tensors_digest
 from pruneboard.benchmark.cli.running import RunOptions, run_jobs
 from pruneboard.benchmark.errors import SuiteError
@@ -326,7 +328,7 @@ def test_list_and_show_know_everything(tmp_path):
 
 def test_every_command_has_help(tmp_path):
     done = pruneboard_here("--help", cwd=tmp_path)
-    commands = ["run", "list", "show", "table", "train", "site"]
+    commands = ["run", "tune", "list", "show", "table", "train", "site"]
     assert all(command in done.stdout for command in commands)
     for command in [*([c] for c in commands), ["site", "build"], ["site", "serve"]]:
         done = pruneboard_here(*command, "--help", cwd=tmp_path)
@@ -346,17 +348,27 @@ def test_train_repeats_a_recipe_and_replaces_nothing_unasked(tmp_path):
     assert "--overwrite" in again.stderr
 
 
-def test_networks_that_are_not_shipped_are_trained_once_and_compared_with_published_numbers(tmp_path):
-    """The suite `toy` with one of its networks and one epoch of training, through every command."""
-    plugin = tmp_path / "plugin" / "pruneboard" / "models" / "quick.py"
-    plugin.parent.mkdir(parents=True)
-    plugin.write_text(
+@pytest.fixture
+def quick_moons(tmp_path, monkeypatch):
+    """A folder, and in it a model `quick_moons` like `toy_moons` that is trained for three epochs only."""
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    (folder / "quick.py").write_text(
         "import dataclasses\n"
         "from pruneboard.models.toy_mlp import toy_moons\n"
         "recipe = dataclasses.replace(toy_moons.recipe, epochs=3)\n"
         "quick_moons = dataclasses.replace(toy_moons, name='quick_moons', recipe=recipe)\n"
         "del toy_moons\n"
     )
+    monkeypatch.setattr(pruneboard_models, "__path__", [*pruneboard_models.__path__, str(folder)])
+    plugins.models.cache_clear()
+    yield tmp_path
+    plugins.models.cache_clear()
+    sys.modules.pop("pruneboard.models.quick", None)
+
+
+def test_networks_that_are_not_shipped_are_trained_once_and_compared_with_published_numbers(quick_moons):
+    tmp_path = quick_moons
     path = write_suite(
         tmp_path,
         models={"quick_moons": ["neurons"]},
@@ -368,11 +380,11 @@ def test_networks_that_are_not_shipped_are_trained_once_and_compared_with_publis
     path.write_text(path.read_text().replace('"train"', '"reference"').replace('"test"', '"train"'))
     header = "model,granularity,criterion,shots,rate,top1,source"
     (tmp_path / "small.published.csv").write_text(f"{header}\nquick_moons,neurons,gradient,2,0.3334,0.123,a paper\n")
-    env = {"PYTHONPATH": str(tmp_path / "plugin"), "PRUNEBOARD_CACHE": str(tmp_path / "cache")}
-    done = pruneboard("run", "small.toml", "--workers", 2, cwd=tmp_path, env=env)
+    env = {"PRUNEBOARD_CACHE": str(tmp_path / "cache")}
+    done = pruneboard_here("run", "small.toml", "--workers", 0, cwd=tmp_path, env=env)
     (weights,) = (tmp_path / "cache" / "weights").iterdir()
     before = weights.stat().st_mtime_ns
-    again = pruneboard("run", "small.toml", "--workers", 0, cwd=tmp_path, env=env)
+    again = pruneboard_here("run", "small.toml", "--workers", 0, cwd=tmp_path, env=env)
     rows = RunStore(tmp_path / "runs").read("small")
 
     assert done.returncode == again.returncode == 0, done.stderr + again.stderr
@@ -388,7 +400,7 @@ def test_networks_that_are_not_shipped_are_trained_once_and_compared_with_publis
     assert set(rows["n_images"]) == {1000}
 
     table = pruneboard_here("table", "small.toml", "--publish", cwd=tmp_path)
-    assert "quick_moons, 0.3334 of the neurons removed; accuracy by shots" in table.stdout
+    assert "quick_moons, 0.3334 of the neurons removed; accuracy in % by shots" in table.stdout
     assert "*12.30" in table.stdout
     comparison = pd.read_csv(tmp_path / "results" / "small" / "comparison.published.csv")
     measured = rows[(rows["criterion"] == "gradient") & (rows["shots"] == 2) & (rows["rate"] == 0.3334)]

@@ -449,6 +449,7 @@ def test_datasets(folder):
     infos = {info.name: info for info in datasets()}
     assert {name: info.where for name, info in infos.items()} == {
         "digits": "embedded in scikit-learn",
+        **dict.fromkeys(POINTS, "generated when it is needed"),
         "cifar10-lossless": "not found; name the folder that holds it in PRUNEBOARD_DATA",
         "cifar10-jpeg": str(folder / "cifar10-jpeg"),
         "cifar10": "not found; fetched from the hub, uoft-cs/cifar10",

@@ -1,10 +1,9 @@
 import dataclasses
-import sys
 
 import pytest
 import torch
 
-from commands import PLUGINS, write_suite
+from commands import write_suite
 from pruneboard.benchmark import plugins, runner
 from pruneboard.benchmark.api import Batch, Context
 from pruneboard.benchmark.data import draw_reference, open_dataset
@@ -28,19 +27,6 @@ def suite(tmp_path):
         seeds=[0, 1],
     )
     return load_suite(path)
-
-
-@pytest.fixture
-def misbehaving(monkeypatch):
-    """Put the misbehaving criterion where plugins are looked for, for this test only."""
-    import pruneboard.criteria
-
-    folder = PLUGINS / "pruneboard" / "criteria"
-    monkeypatch.setattr(pruneboard.criteria, "__path__", [*pruneboard.criteria.__path__, str(folder)])
-    plugins.criteria.cache_clear()
-    yield
-    plugins.criteria.cache_clear()
-    sys.modules.pop("pruneboard.criteria.misbehaving", None)
 
 
 def job_of(suite, criterion, model="digits_vgg", granularity="filters", seed=0) -> Job:
@@ -138,7 +124,8 @@ def test_a_row_says_where_it_comes_from(suite):
         "ok",
         "",
     )
-    assert row.parameters == '{"per_layer": "l2", "target": "loss"}'
+    assert row.parameters == '{"absolute": "total", "per_layer": "l2", "target": "loss"}'
+    assert (row.tuned_trials, row.tuned_images, row.tuning) == (None, None, "")
     assert row.suite_digest == suite.digest
     assert row.n_units == 200
     assert row.n_units_removed == 120
@@ -168,7 +155,7 @@ def test_what_a_criterion_declines_is_a_row_with_the_reason(suite):
         ("raises", r"ValueError: not today \(in `score`, line "),
     ],
 )
-def test_a_misbehaving_criterion_is_a_failed_row_and_spoils_nothing(suite, misbehaving, way, reason):
+def test_a_misbehaving_criterion_is_a_failed_row_and_spoils_nothing(suite, extra_criteria, way, reason):
     bench = Workbench(CPU)
     before = numbers(run_job(job_of(suite, "taylor"), bench))
     (row,) = run_job(job_of(suite, f"bad_{way}"), bench)
@@ -178,7 +165,7 @@ def test_a_misbehaving_criterion_is_a_failed_row_and_spoils_nothing(suite, misbe
     assert numbers(run_job(job_of(suite, "taylor"), bench)) == before
 
 
-def test_what_a_declining_criterion_damaged_is_found_and_mended(suite, misbehaving):
+def test_what_a_declining_criterion_damaged_is_found_and_mended(suite, extra_criteria):
     bench = Workbench(CPU)
     before = numbers(run_job(job_of(suite, "taylor"), bench))
     (row,) = run_job(job_of(suite, "bad_declines"), bench)
@@ -189,7 +176,7 @@ def test_what_a_declining_criterion_damaged_is_found_and_mended(suite, misbehavi
     assert not bench.tainted
 
 
-def test_a_patched_class_is_found_and_taints_the_process(suite, misbehaving, monkeypatch):
+def test_a_patched_class_is_found_and_taints_the_process(suite, extra_criteria, monkeypatch):
     monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", torch.nn.BatchNorm2d.forward)
     bench = Workbench(CPU)
     (row,) = run_job(job_of(suite, "bad_patches"), bench)
@@ -199,7 +186,7 @@ def test_a_patched_class_is_found_and_taints_the_process(suite, misbehaving, mon
     assert bench.tainted
 
 
-def test_settings_of_the_process_are_put_back(suite, misbehaving):
+def test_settings_of_the_process_are_put_back(suite, extra_criteria):
     bench, job = Workbench(CPU), job_of(suite, "bad_settings")
     # Loading the network initialises it from the global generator.
     bench.model(job)
@@ -212,7 +199,7 @@ def test_settings_of_the_process_are_put_back(suite, misbehaving):
     assert torch.equal(after[3], before[3])
 
 
-def test_scores_in_a_reused_buffer_and_overwritten_images_stay_apart(suite, misbehaving):
+def test_scores_in_a_reused_buffer_and_overwritten_images_stay_apart(suite, extra_criteria):
     """The criterion reverses its order with the number of shots, so the curves must differ."""
     rows = run_job(job_of(suite, "bad_reuses"), Workbench(CPU))
     one, two = ([row.top1 for row in rows if row.shots == k] for k in (1, 2))
@@ -220,7 +207,7 @@ def test_scores_in_a_reused_buffer_and_overwritten_images_stay_apart(suite, misb
     assert one != two
 
 
-def test_a_reason_is_one_short_printable_line(suite, misbehaving):
+def test_a_reason_is_one_short_printable_line(suite, extra_criteria):
     (row,) = run_job(job_of(suite, "bad_garbles"), Workbench(CPU))
 
     assert row.reason.startswith("ValueError: ? [31m second line")
@@ -228,13 +215,13 @@ def test_a_reason_is_one_short_printable_line(suite, misbehaving):
     assert len(row.reason) < 600
 
 
-def test_sys_exit_is_a_failure_like_any_other(suite, misbehaving):
+def test_sys_exit_is_a_failure_like_any_other(suite, extra_criteria):
     (row,) = run_job(job_of(suite, "bad_exits"), Workbench(CPU))
 
     assert (row.status, row.reason.split(" (")[0]) == ("failed", "SystemExit: 7")
 
 
-def test_images_without_labels_come_in_no_order_of_classes(suite, misbehaving):
+def test_images_without_labels_come_in_no_order_of_classes(suite, extra_criteria):
     """Labels could be read off their positions; without them each shot is shuffled, and k shots are still a prefix."""
     bench, job = Workbench(CPU), job_of(suite, "activation")
     plugin = plugins.models().get("digits_vgg")
@@ -256,7 +243,7 @@ def test_ties_do_not_depend_on_what_the_criterion_draws(suite):
     assert first != runner.generator_for(job_of(suite, "random", seed=1), "ties").initial_seed()
 
 
-def test_a_criterion_that_declares_images_sees_no_labels(suite, misbehaving):
+def test_a_criterion_that_declares_images_sees_no_labels(suite, extra_criteria):
     """Its scores would follow the labels; hidden ones are all -1, so two seeds give the same order."""
     bench = Workbench(CPU)
     first, second = (run_job(job_of(suite, "bad_labels", seed=seed), bench) for seed in (0, 1))

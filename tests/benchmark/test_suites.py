@@ -124,7 +124,10 @@ CELL = "toy_moons,neurons,taylor,5,0.3334,0.8476,https://example.org"
     ("line", "message"),
     [
         (CELL.replace("toy_moons", "moon"), r"`model` must be one of toy_moons, .*, got 'moon' in line 2 of `.*\.csv`"),
-        (CELL.replace("neurons", "heads"), "`granularity` must be one that the suite prunes the model by, got 'heads'"),
+        (
+            CELL.replace("neurons", "heads"),
+            "`granularity` must be one that the model is pruned by in suite `toy`, got 'heads'",
+        ),
         (CELL.replace("neurons", "axons"), r"`granularity` must be one of \('filters', .*, got 'axons' in line 2"),
         (CELL.replace("taylor", "tailor"), "`criterion` must be one of random, .*, got 'tailor'"),
         (CELL.replace(",5,", ",3,"), r"`shots` must be one of \(1, 2, 5, .*, got '3'"),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pruneboard.benchmark.schema import COLUMNS, Suite, SuiteModel, digest
+from pruneboard.benchmark.schema import COLUMNS, SCHEMA_VERSION, Suite, SuiteModel, digest
 
 # name: family, needs, source, quality (higher keeps accuracy for longer)
 CRITERIA = {
@@ -55,7 +55,7 @@ def job_values(suite: Suite, model: str, granularity: str, criterion: str, seed:
     family, needs, source, _ = CRITERIA.get(criterion, ("gradient", "labels", "", 0.4))
     values: dict[str, Any] = {column.name: None for column in COLUMNS}
     return values | {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "key": digest([suite.name, model, granularity, criterion, seed]),
         "suite": suite.name,
         "suite_version": suite.version,
@@ -73,6 +73,7 @@ def job_values(suite: Suite, model: str, granularity: str, criterion: str, seed:
         "criterion_needs": needs,
         "criterion_source": source,
         "parameters": "{}",
+        "tuning": "",
         "seed": seed,
         "status": "ok",
         "reason": "",
