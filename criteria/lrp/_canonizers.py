@@ -110,8 +110,9 @@ def _with_skip(branch: Callable[[Tensor], Tensor], block: Any, x: Tensor) -> Ten
     return _add(block.residual_sum, branch(x), x)
 
 
-def _transformer_block(block: Any, x: Tensor, **masks: Any) -> Tensor:
-    x = _add(block.residual_sum1, block.ls1(block.attn(block.norm1(x), **masks)), x)
+def _transformer_block(block: Any, x: Tensor, attn_mask: Tensor | None = None, *, is_causal: bool = False) -> Tensor:
+    attention = block.attn(block.norm1(x), attn_mask=attn_mask, is_causal=is_causal)
+    x = _add(block.residual_sum1, block.ls1(attention), x)
     return _add(block.residual_sum2, block.ls2(block.mlp(block.norm2(x))), x)
 
 
@@ -130,5 +131,5 @@ def _attention(
     return attention.proj(joined)  # type: ignore[no-any-return]
 
 
-def _pooled(pool: Callable[..., Tensor], _network: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return relevance_out(pool(relevance_in(x), *args, **kwargs))
+def _pooled(pool: Callable[..., Tensor], _network: Any, x: Tensor, pool_type: str | None = None) -> Tensor:
+    return relevance_out(pool(relevance_in(x), pool_type=pool_type))

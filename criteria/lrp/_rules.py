@@ -9,7 +9,7 @@ Source: Bach et al. 2015 (doi 10.1371/journal.pone.0130140) for epsilon and alph
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -35,7 +35,9 @@ class Rule(Hook):  # type: ignore[misc] # zennit is untyped
 
     def copy(self) -> "Rule":
         """Return a rule with the same parameters, for another module."""
-        return copy.copy(self)
+        twin = copy.copy(self)
+        twin.stored_tensors = {}
+        return twin
 
     @abstractmethod
     def before(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
@@ -63,14 +65,12 @@ class DetachedRule(Rule):
 
     def before(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
         """Keep the input, and give the module a copy without a graph."""
-        self.input: Tensor | None = inputs[0]
+        self.stored_tensors["input"] = inputs[0]
         return inputs[0].detach().clone()
 
     def after(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Connect the output with the kept input by the rule."""
-        kept, self.input = self.input, None
-        assert kept is not None
-        return self.connect(module, kept, output)
+        return self.connect(module, self.stored_tensors.pop("input"), output)
 
     def connect(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         """Return `output` with a graph that takes its relevance to `x`."""
@@ -135,10 +135,8 @@ class SplitRule(DetachedRule):
         """Return P and N of a weight, or p and n of a bias."""
 
     @abstractmethod
-    def shares(
-        self, relevance: Tensor, output: Tensor, positive: Tensor, negative: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return s+ and s-, given R, z = w x + b, z+ and z-."""
+    def shares(self, relevance: Tensor, output: Tensor, sums: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return s+ and s-, given R, z = w x + b, and z+ and z-; both without the latter where it plays no role."""
 
     @property
     def uses_negative(self) -> bool:
@@ -161,9 +159,8 @@ class SplitRule(DetachedRule):
                 sums[0] = sums[0] + _affine(module, weights[1], None)(halves[1])
                 if self.uses_negative:
                     sums[1] = sums[1] + _affine(module, weights[0], None)(halves[1])
-        negative = sums[1].detach() if self.uses_negative else None
-        shares = self.shares(relevance, output, sums[0].detach(), negative)
-        gradients = torch.autograd.grad(sums, halves, [share for share in shares if share is not None])
+        shares = self.shares(relevance, output, [total.detach() for total in sums])
+        gradients = torch.autograd.grad(sums, halves, shares)
         with torch.no_grad():
             return torch.stack([half * gradient for half, gradient in zip(halves, gradients, strict=True)]).sum(dim=0)
 
@@ -189,12 +186,10 @@ class AlphaBeta(SplitRule):
         """Split by sign."""
         return parameter.clamp(min=0), parameter.clamp(max=0)
 
-    def shares(
-        self, relevance: Tensor, output: Tensor, positive: Tensor, negative: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Divide the relevance by both sums."""
-        other = None if negative is None else -self.beta * relevance / stabilised(negative)
-        return self.alpha * relevance / stabilised(positive), other
+    def shares(self, relevance: Tensor, output: Tensor, sums: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Divide the relevance by the sums."""
+        factors = (self.alpha, -self.beta)
+        return tuple(factor * relevance / stabilised(total) for factor, total in zip(factors, sums, strict=False))
 
 
 class Gamma(SplitRule):
@@ -212,15 +207,12 @@ class Gamma(SplitRule):
         """Add the favoured half."""
         return parameter + self.gamma * parameter.clamp(min=0), parameter + self.gamma * parameter.clamp(max=0)
 
-    def shares(
-        self, relevance: Tensor, output: Tensor, positive: Tensor, negative: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def shares(self, relevance: Tensor, output: Tensor, sums: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Divide the relevance of each output by the sum of its own sign."""
-        assert negative is not None
         zero = torch.zeros_like(relevance)
-        return (
-            torch.where(output > 0, relevance / stabilised(positive), zero),
-            torch.where(output < 0, relevance / stabilised(negative), zero),
+        return tuple(
+            torch.where(sign * output > 0, relevance / stabilised(total), zero)
+            for sign, total in zip((1, -1), sums, strict=True)
         )
 
 
