@@ -17,7 +17,7 @@ from pruneboard.benchmark.render import (
     tuning_table,
     view_tuning,
 )
-from pruneboard.benchmark.schema import TUNED_SUFFIX, Suite, display_name
+from pruneboard.benchmark.schema import TUNED_SUFFIX, Suite
 from pruneboard.benchmark.stats import area_under_curve, compare_tuned
 from pruneboard.benchmark.store import ResultsStore, RunStore
 from pruneboard.benchmark.studies import Study, StudyStore
@@ -47,7 +47,7 @@ def print_comparison(suite: Suite, runs: Path, studies: Sequence[Study]) -> None
         if (line["criterion"], line["model"], line["granularity"]) in measured:
             half_width = (line["difference_high"] - line["difference_low"]) / 2
             table.add_row(
-                *(display_name(line["criterion"]), line["model"], line["granularity"]),
+                *(line["criterion"].removesuffix(TUNED_SUFFIX), line["model"], line["granularity"]),
                 *(f"{100 * line[name]:.2f}" for name in ("untuned_mean", "tuned_mean")),
                 f"{100 * line['difference_mean']:+.2f}",
                 "one seed" if pd.isna(half_width) else f"{100 * half_width:.2f}",

@@ -41,7 +41,7 @@ def test_tuning_measures_tuned_and_untuned_and_compares_them(tuned):
         ("magnitude", "magnitude_tuned", "taylor", "taylor_tuned"), 2
     )
     assert set(rows["model"]) == {"digits_vgg"}
-    compared = re.search(r"taylor \(tuned\) +digits_vgg +filters +([\d.]+) +([\d.]+) +([+-][\d.]+) +[\d.]+", printed)
+    compared = re.search(r"taylor +digits_vgg +filters +([\d.]+) +([\d.]+) +([+-][\d.]+) +[\d.]+", printed)
     means = rows.groupby("criterion")["top1"].mean() * 100
     untuned, best, difference = map(float, compared.groups())
     assert (untuned, best) == pytest.approx((means["taylor"], means["taylor_tuned"]), abs=0.006)
