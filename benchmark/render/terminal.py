@@ -108,7 +108,8 @@ class _Ranking:
         )
         columns = [c for c in _columns(section) if options.max_width >= _WIDE or not c.wide_only]
         for column in columns:
-            table.add_column(column.header, justify="left" if column.left else "right", no_wrap=True)
+            # Where room is short a name is broken before a number is cut.
+            table.add_column(column.header, justify="left" if column.left else "right", no_wrap=not column.left)
         for line in section.lines:
             cells = (Text(column.cell(line)) for column in columns)
             table.add_row(*cells, style="dim" if line.rank is None else "")
