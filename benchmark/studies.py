@@ -301,12 +301,15 @@ def _trial(line: Mapping[str, Any]) -> Trial:
     json.loads(line["parameters"])
     if line["status"] not in get_args(Status):
         raise ValueError(f"a trial's status is {line['status']!r}")
+    value = float(line["value"]) if line["value"] else None
+    if (value is None) == (line["status"] == "ok") or not 0 <= (value or 0.0) <= 1:
+        raise ValueError(f"a trial of status {line['status']} has the value {line['value']!r}")
     return Trial(
         number=int(line["number"]),
         proposed_by=line["proposed_by"],
         parameters=line["parameters"],
         status=line["status"],
-        value=float(line["value"]) if line["value"] else None,
+        value=value,
         reason=line["reason"],
         seconds=float(line["seconds"]),
     )

@@ -120,21 +120,22 @@ def batch_norms_after(model: nn.Module, example: Tensor) -> dict[str, str]:
         model: network in eval mode.
         example: images the network accepts, (n, channels, height, width).
     """
-    outputs: dict[int, tuple[str, Tensor]] = {}
+    outputs: dict[int, tuple[str, Tensor, int]] = {}
     pairs: dict[str, str] = {}
     handles = []
 
     def remember(name: str, module: nn.Module) -> None:
         def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
             # The tensor is kept, so its id cannot be reused within the pass.
-            outputs[id(output)] = (name, output)
+            outputs[id(output)] = (name, output, output._version)
 
         handles.append(module.register_forward_hook(hook))
 
     def pair(name: str, norm: nn.Module) -> None:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             source = outputs.get(id(inputs[0]))
-            if source is not None:
+            # A function that works in place, between the two, hands on the same tensor in a later version.
+            if source is not None and source[2] == inputs[0]._version:
                 pairs[source[0]] = name
 
         handles.append(norm.register_forward_pre_hook(hook))

@@ -286,7 +286,7 @@ def _section(all_areas: pd.DataFrame, rows: pd.DataFrame, granularity: str) -> S
                 rank=None if pd.isna(record["rank"]) else int(record["rank"]),
                 criterion=name,
                 family=str(tags.loc[name, "criterion_family"]),
-                needs=f"{tags.loc[name, 'criterion_needs']}{' + tuning' if tags.loc[name, 'tuning'] else ''}",
+                needs=str(tags.loc[name, "criterion_needs"]) + (" + tuning" if tags.loc[name, "tuning"] else ""),
                 a_pr=estimate(record, "a_pr"),
                 auc=estimate(record, "auc_trapz"),
                 top_pr=estimate(record, "top_pr"),

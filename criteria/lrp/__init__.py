@@ -19,6 +19,7 @@ from pruneboard.benchmark.api import (
     Needs,
     PooledCriterion,
     SearchSpace,
+    Unsupported,
     batch_norms_after,
     check_choice,
     tapped,
@@ -42,6 +43,8 @@ Projections = Literal["depth", "epsilon", "gamma", "alpha2_beta1", "z_plus"]
 
 _RULES = get_args(RuleName)
 _DEPTHS = get_args(Depth)
+_TOLERANCE = 2e-3
+"""Largest relative deviation of logits that rounding explains when batch norms are merged."""
 
 
 def _everywhere(rule: RuleName) -> dict[str, Any]:
@@ -137,12 +140,15 @@ class LRP(PooledCriterion):
             Unsupported: the network holds something that no rule or canonizer covers.
         """
         norms = batch_norms_after(context.model, batch.images[:1])
-        check_supported(context.model, set(norms.values()), self._module_map(context.model))
+        with torch.no_grad():
+            expected = context.model(batch.images[:1])
+        check_supported(context.model, norms, self._module_map(context.model))
         merges = [((layer,), norm) for layer, norm in norms.items()]
         canonizers = [MergeBatchNorm(merges), Blocks(self.softmax)]
         composite = make_composite(self._module_map(context.model), canonizers)
         with composite.context(context.model) as model, tapped(model, context.layers) as taps, torch.enable_grad():
             logits = model(batch.images.detach().requires_grad_())
+            _check_same_function(logits[:1].detach(), expected)
             start = nn.functional.one_hot(batch.labels, logits.shape[1]).to(logits.dtype)
             if self.output == "logit":
                 start = start * logits.detach()
@@ -156,3 +162,13 @@ class LRP(PooledCriterion):
         rules = {depth: getattr(self, depth) for depth in _DEPTHS}
         projections = None if self.projections == "depth" else self.projections
         return by_depth(network, rules, projections, self.gamma_conv, self.gamma_linear)
+
+
+def _check_same_function(logits: Tensor, expected: Tensor) -> None:
+    """Raise where merged norms or replaced blocks compute something else than the network, as with shared modules."""
+    deviation = float((logits - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    if not deviation <= _TOLERANCE:
+        raise Unsupported(
+            f"no rule for this network: with norms merged it gives other logits (by {deviation:.2g} of the largest); "
+            "modules or weights that are used twice, or standardised, cannot be merged."
+        )

@@ -15,8 +15,10 @@ import torch
 from timm.layers import Attention
 from timm.models._efficientnet_blocks import ConvBnAct, DepthwiseSeparableConv, InvertedResidual
 from timm.models.resnet import BasicBlock, Bottleneck
+from timm.models.vgg import ConvMlp
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 from zennit.canonizers import AttributeCanonizer, NamedMergeBatchNorm
 from zennit.layer import Sum
 
@@ -77,6 +79,8 @@ def _attributes(softmax: SoftmaxRule, _name: str, module: nn.Module) -> dict[str
             return {"residual_sum1": Sum(), "residual_sum2": Sum(), "forward": own(_transformer_block)}
         case cls if cls is Attention:
             return {"forward": own(functools.partial(_attention, softmax))}
+        case cls if cls is ConvMlp:
+            return {"forward": own(_conv_mlp)}
         case cls if cls is VisionTransformer:
             pool: Any = module.pool
             return {"pool": own(functools.partial(_pooled, pool))}
@@ -129,6 +133,13 @@ def _attention(
     if attention.gate is not None:
         joined = gated(joined, attention.gate(x), softmax)
     return attention.proj(joined)  # type: ignore[no-any-return]
+
+
+def _conv_mlp(block: Any, x: Tensor) -> Tensor:
+    size = (max(block.input_kernel_size, x.shape[-2]), max(block.input_kernel_size, x.shape[-1]))
+    if size != tuple(x.shape[-2:]):
+        x = relevance_out(adaptive_avg_pool2d(relevance_in(x), size))
+    return block.act2(block.fc2(block.drop(block.act1(block.fc1(x)))))  # type: ignore[no-any-return]
 
 
 def _pooled(pool: Callable[..., Tensor], _network: Any, x: Tensor, pool_type: str | None = None) -> Tensor:

@@ -141,21 +141,31 @@ def _base_rule(module: nn.Module) -> Rule | None:
     return None
 
 
-def check_supported(network: nn.Module, merged: set[str], module_map: ModuleMap) -> None:
+def check_supported(network: nn.Module, norms: Mapping[str, str], module_map: ModuleMap) -> None:
     """Raise unless rules and canonizers cover all that the network computes.
 
     Args:
         network: the network, before canonizers change it.
-        merged: names of the batch norms that are merged into what comes before them.
+        norms: name of each layer that a batch norm is merged into to that of the norm.
         module_map: rules of the modules.
 
     Raises:
         Unsupported: the message names the module and says what would support it.
     """
+    merged = set(norms.values())
+    weights = {id(network.get_submodule(layer).weight) for layer in norms}
+    if len(merged) < len(norms) or len(weights) < len(norms):
+        raise Unsupported("no rule for batch norms that are used twice, or behind layers that share their weights.")
     for name, module in _deepest_first(network):
         kind, where = type(module).__name__, f"`{name}`" if name else "the network itself"
         if isinstance(module, BatchNorm) and name not in merged:
             raise Unsupported(f"batch norm {where} cannot be merged: it follows no convolution or linear layer.")
+        if isinstance(module, BatchNorm) and (module.weight is None or module.running_mean is None):
+            raise Unsupported(f"batch norm {where} cannot be merged: it has no scale or no running statistics.")
+        if isinstance(module, nn.Conv2d | nn.Linear) and "weight" not in module._parameters:
+            raise Unsupported(
+                f"no rule for {kind} {where}: its weight is computed anew in every pass; make it permanent."
+            )
         if getattr(module, "se", None) is not None and not isinstance(module.se, nn.Identity):
             raise Unsupported(f"no rule for the gate of residual block {where}; it needs a canonizer of its own.")
         if isinstance(module, VisionTransformer) and module.attn_pool is not None:

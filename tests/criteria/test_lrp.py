@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from timm.models.resnet import BasicBlock, ResNet
+from timm.models.vgg import VGG
 from torch import nn
 from torch.nn import functional as F
 
 from networks import images, tiny_network
 from pruneboard.benchmark.api import Batch, Context, CriterionError, Layer, Unsupported
+from pruneboard.benchmark.checks import Snapshot
 from pruneboard.benchmark.plugins import criteria
 from pruneboard.benchmark.units import find_layers, tapped
 from pruneboard.criteria import lrp as lrp_module
@@ -439,3 +442,82 @@ def test_wrong_options_name_the_choices():
         LRP(output="softmax")
     with pytest.raises(CriterionError, match=r"^`absolute` must be one of .*, got None\.$"):
         LRP(absolute=None)
+
+
+def _sequence(*head):
+    torch.manual_seed(0)
+    return nn.Sequential(*head, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 10)).double().eval()
+
+
+def _norm(width):
+    norm = nn.BatchNorm2d(width)
+    nn.init.uniform_(norm.running_var, 0.3, 3)
+    nn.init.normal_(norm.running_mean)
+    return norm
+
+
+def _behind_an_activation_in_place():
+    return _sequence(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), _norm(4), nn.Conv2d(4, 5, 3))
+
+
+def _one_norm_behind_two_convolutions():
+    norm = _norm(5)
+    return _sequence(nn.Conv2d(3, 5, 3), norm, nn.ReLU(), nn.Conv2d(5, 5, 3), norm)
+
+
+def _two_convolutions_with_one_weight():
+    first, second = nn.Conv2d(5, 5, 3, bias=False), nn.Conv2d(5, 5, 3, bias=False)
+    second.weight = first.weight
+    return _sequence(nn.Conv2d(3, 5, 3), nn.ReLU(), first, _norm(5), nn.ReLU(), second, _norm(5))
+
+
+def _one_convolution_with_a_norm_behind_one_use():
+    convolution = nn.Conv2d(5, 5, 3, bias=False)
+    return _sequence(nn.Conv2d(3, 5, 3), convolution, _norm(5), nn.ReLU(), convolution, nn.ReLU())
+
+
+def _norm_without_scale():
+    return _sequence(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5, affine=False))
+
+
+def _pruned_by_torch():
+    convolution = nn.Conv2d(3, 5, 3)
+    torch.nn.utils.prune.random_unstructured(convolution, "weight", 0.5)
+    return _sequence(convolution, nn.ReLU())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_behind_an_activation_in_place, r"batch norm `2` cannot be merged"),
+        (_one_norm_behind_two_convolutions, r"batch norms that are used twice"),
+        (_two_convolutions_with_one_weight, r"behind layers that share their weights"),
+        (_one_convolution_with_a_norm_behind_one_use, r"gives other logits"),
+        (_norm_without_scale, r"batch norm `1` cannot be merged: it has no scale"),
+        (_pruned_by_torch, r"`0`: its weight is computed anew"),
+    ],
+)
+def test_what_cannot_be_merged_exactly_is_declined_and_left_as_it_was(make, message):
+    torch.manual_seed(1)
+    model = make()
+    snapshot = Snapshot(model)
+    with pytest.raises(Unsupported, match=message):
+        criteria().get("lrp_epsilon").score(_context(model))
+    snapshot.check()
+
+
+def test_vgg_on_small_images_pools_before_its_hidden_classifier():
+    """Its classifier enlarges small maps to 7 x 7 by a pooling that no module shows."""
+    torch.manual_seed(0)
+    model = VGG([6, "M", 8, "M"], num_classes=10).double().eval()
+    # Without biases relevance does not depend on the scale, and large activations leave the stabiliser no part.
+    context = _context(model)
+    context.reference.images.mul_(1000)
+    with tapped(model, context.layers) as taps:
+        chosen = model(context.reference.images.clone().requires_grad_()).gather(1, LABELS[:, None])
+        names = [layer.name for layer in context.layers]
+        gradients = torch.autograd.grad(chosen.sum(), [taps[name] for name in names])
+    relevance = _signed(LRP(output="logit"), context)
+    for name, gradient in zip(names, gradients, strict=True):
+        expected = (taps[name] * gradient).sum((2, 3)).detach()
+        torch.testing.assert_close(relevance[name], expected, rtol=1e-3, atol=5e-3 * float(expected.abs().max()))
