@@ -1,7 +1,6 @@
 """Relevance through attention against its formulas, element by element and in float64."""
 
 import copy
-import math
 
 import pytest
 import torch
@@ -160,4 +159,3 @@ def test_every_form_of_timms_attention_computes_the_same_and_does_not_depend_on_
         torch.testing.assert_close(output, expected, rtol=1e-9, atol=1e-12)
     assert torch.equal(found[True], found[False])
     assert torch.isfinite(found[True]).all()
-    assert math.isfinite(float(found[True].abs().sum()))
