@@ -22,6 +22,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from zennit.canonizers import AttributeCanonizer, NamedMergeBatchNorm
 from zennit.layer import Sum
 
+from pruneboard.benchmark.api import Unsupported
 from pruneboard.criteria.lrp._attention import SoftmaxRule, attend, gated
 from pruneboard.criteria.lrp._flow import relevance_in, relevance_out
 
@@ -124,7 +125,7 @@ def _attention(
     softmax: SoftmaxRule, attention: Any, x: Tensor, attn_mask: Tensor | None = None, *, is_causal: bool = False
 ) -> Tensor:
     if attn_mask is not None or is_causal:
-        raise NotImplementedError("relevance through masked attention has no rule; run the network without masks.")
+        raise Unsupported("no rule for attention with a mask; run the network without masks.")
     n_images, n_tokens, _ = x.shape
     projected = attention.qkv(x).reshape(n_images, n_tokens, 3, attention.num_heads, attention.head_dim)
     q, k, v = projected.permute(2, 0, 3, 1, 4).unbind(0)

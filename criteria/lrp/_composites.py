@@ -4,7 +4,7 @@ Depth groups: Hatefi et al. 2024 (arXiv 2408.12568), section 3.3 and code: low, 
 fully connected layers of the classifier.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from math import ceil
 from typing import Any, Literal
 
@@ -185,9 +185,9 @@ def _only_contains(module: nn.Module) -> bool:
     return type(module) in _CONTAINERS or type(module).forward is nn.Sequential.forward
 
 
-def _deepest_first(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Leaves say more about what is missing than the modules around them."""
-    return iter(sorted(network.named_modules(), key=lambda named: -named[0].count(".") if named[0] else 1))
+def _deepest_first(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Leaves say more about what is missing than the modules around them, and the network itself says least."""
+    return sorted(network.named_modules(), key=lambda named: -named[0].count(".") if named[0] else 1)
 
 
 def depth_groups(network: nn.Module) -> dict[str, Depth]:

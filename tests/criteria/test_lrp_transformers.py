@@ -252,17 +252,13 @@ def test_networks_of_other_families_are_declined_and_the_module_is_named(name):
 
 
 def test_masks_of_attention_are_refused():
-    model = _vit()
-    criterion, context = LRP(), _context(model, "heads")
-
-    class Masked(nn.Module):
-        def __init__(self, vit):
-            super().__init__()
-            self.vit = vit
-
+    class Causal(VisionTransformer):
         def forward(self, x):
-            return self.vit.forward_head(self.vit.forward_features(x, is_causal=True))
+            return self.forward_head(self.forward_features(x, is_causal=True))
 
-    with pytest.raises(Unsupported, match="no rule for Masked the network itself"):
-        criterion.score(_context(Masked(model), "heads"))
-    assert criterion.score(context).keys() == {f"{at}.attn" for at in BLOCKS}
+    model = _vit()
+    context = _context(model, "heads")
+    assert LRP().score(context).keys() == {f"{at}.attn" for at in BLOCKS}
+    model.forward = Causal.forward.__get__(model)
+    with pytest.raises(Unsupported, match="no rule for attention with a mask"):
+        LRP().score(context)
