@@ -17,6 +17,7 @@ from pruneboard.benchmark.assets import (
     made_weights_digest,
     read_made_weights,
 )
+from pruneboard.benchmark.data import scaled
 from pruneboard.benchmark.errors import CriterionError, ModelError, Unsupported
 from pruneboard.benchmark.schema import GRANULARITIES, Granularity, digest
 from pruneboard.benchmark.units import (
@@ -436,3 +437,7 @@ class Model:
         """Turn what a split's `inputs` gives, float32 (n_images, channels, height, width), into the network's input."""
         mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
         return (images - mean) / std
+
+    def prepare(self, stored: Tensor) -> Tensor:
+        """Turn inputs as a split has them `stored`, (n_images, channels, height, width), into the network's input."""
+        return self.normalise(scaled(stored))

@@ -1,7 +1,7 @@
 """Accuracy of a network under the masks of a ranking, at every rate."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -30,21 +30,37 @@ class Accuracy:
     n_images: int
 
 
+def unchanged(inputs: Tensor) -> Tensor:
+    """Return inputs that already are what the network takes."""
+    return inputs
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """Evaluation images on the device, with what was already measured on them.
+    """Evaluation images on the device as they are stored, with what was already measured on them.
 
     Attributes:
-        images: normalised images, float32 (n_images, channels, height, width).
+        inputs: pixels, uint8, or coordinates, float32 (n_images, channels, height, width).
         labels: int64 (n_images,).
+        prepare: turns some of `inputs` into what the network takes, float32 of the same shape.
         batch_size: images in one forward pass.
         seen: accuracy by masks, so that equal masks are evaluated once whichever criterion, shot or rate made them.
     """
 
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
+    prepare: Callable[[Tensor], Tensor] = unchanged
     batch_size: int = 125
     seen: dict[bytes, Accuracy] = field(default_factory=dict)
+
+    @property
+    def n_images(self) -> int:
+        """Number of images."""
+        return len(self.inputs)
+
+    def batch(self, part: slice) -> Tensor:
+        """Return some of the images as the network takes them, float32 (n, channels, height, width)."""
+        return self.prepare(self.inputs[part])
 
 
 @torch.no_grad()
@@ -52,16 +68,16 @@ def measure(model: nn.Module, evaluation: Evaluation) -> Accuracy:
     """Measure the network as it is."""
     top1 = top5 = 0
     cross_entropy = 0.0
-    for start in range(0, len(evaluation.images), evaluation.batch_size):
+    for start in range(0, evaluation.n_images, evaluation.batch_size):
         part = slice(start, start + evaluation.batch_size)
-        logits, labels = model(evaluation.images[part]), evaluation.labels[part]
+        logits, labels = model(evaluation.batch(part)), evaluation.labels[part]
         # A stable sort gives equal logits, such as those of a network without units, to the lowest class index.
         best = logits.sort(dim=1, descending=True, stable=True).indices[:, :5]
         hits = best == labels[:, None]
         top1 += int(hits[:, 0].sum())
         top5 += int(hits.sum())
         cross_entropy += float(nn.functional.cross_entropy(logits.double(), labels, reduction="sum"))
-    n_images = len(evaluation.images)
+    n_images = evaluation.n_images
     return Accuracy(top1 / n_images, top5 / n_images, cross_entropy / n_images, n_images)
 
 
@@ -82,7 +98,7 @@ def accuracy_curve(
         evaluation: images to measure on; `evaluation.seen` must belong to this network.
     """
     masks = [masks_at(ranking, rate) for rate in rates]
-    sizes = count_sizes(model, layers, masks, evaluation.images[:1])
+    sizes = count_sizes(model, layers, masks, evaluation.batch(slice(1)))
     return [
         _point(rate, at_rate, accuracy_under(model, layers, at_rate, evaluation), size)
         for rate, at_rate, size in zip(rates, masks, sizes, strict=True)

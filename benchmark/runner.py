@@ -42,7 +42,7 @@ class LoadedModel:
     @property
     def probe(self) -> torch.Tensor:
         """A few images whose logits tell whether the network still computes what it did."""
-        return self.evaluation.images[:_N_PROBE_IMAGES]
+        return self.evaluation.batch(slice(_N_PROBE_IMAGES))
 
 
 class Workbench:
@@ -99,9 +99,9 @@ class Workbench:
 
     def _prepared(self, split: Split, rows: npt.NDArray[np.intp] | None, plugin: Model) -> Evaluation:
         """Load rows of a split, or all, as a network takes them."""
-        inputs = split.inputs(rows, size=plugin.input_size, device=self.device)
+        inputs = split.stored(rows, size=plugin.input_size, device=self.device)
         labels = torch.from_numpy(split.labels if rows is None else split.labels[rows]).to(self.device)
-        return Evaluation(plugin.normalise(inputs), labels)
+        return Evaluation(inputs, labels, plugin.prepare)
 
     def reload_model(self, job: Job) -> None:
         """Load the job's network anew, because a plugin may have damaged it, and see whether that mends it."""
@@ -227,8 +227,8 @@ def reference_of(job: Job, bench: Workbench, plugin: Model, criterion: Criterion
         shots = torch.arange(len(indices)).reshape(-1, n_classes)
         order = torch.cat([shot[torch.randperm(n_classes, generator=generator)] for shot in shots])
         indices, labels = indices[order.numpy()], torch.full_like(labels, -1)
-    inputs = split.inputs(indices, size=plugin.input_size, device=bench.device)
-    return Batch(plugin.normalise(inputs), labels.to(bench.device))
+    stored = split.stored(indices, size=plugin.input_size, device=bench.device)
+    return Batch(plugin.prepare(stored), labels.to(bench.device))
 
 
 def _curves(

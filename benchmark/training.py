@@ -224,9 +224,9 @@ def _check_writable(out: Path, *, overwrite: bool) -> None:
 
 def _test(network: nn.Module, model: Model, dataset: Dataset, device: torch.device) -> Accuracy:
     split = dataset.split("test")
-    images = model.normalise(split.inputs(size=model.input_size, device=device))
+    stored, labels = split.stored(size=model.input_size, device=device), torch.from_numpy(split.labels).to(device)
     with _one_thread():
-        return measure(network, Evaluation(images, torch.from_numpy(split.labels).to(device)))
+        return measure(network, Evaluation(stored, labels, model.prepare))
 
 
 def _metadata(model: Model, recipe: Recipe, dataset: Dataset, accuracy: Accuracy, found_digest: str) -> dict[str, str]:

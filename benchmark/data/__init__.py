@@ -3,6 +3,16 @@
 from pruneboard.benchmark.data._draw import draw_reference
 from pruneboard.benchmark.data._find import datasets, find_dataset, open_dataset
 from pruneboard.benchmark.data._records import DatasetInfo
-from pruneboard.benchmark.data._splits import Dataset, Labels, Split
+from pruneboard.benchmark.data._splits import Dataset, Labels, Split, scaled
 
-__all__ = ["Dataset", "DatasetInfo", "Labels", "Split", "datasets", "draw_reference", "find_dataset", "open_dataset"]
+__all__ = [
+    "Dataset",
+    "DatasetInfo",
+    "Labels",
+    "Split",
+    "datasets",
+    "draw_reference",
+    "find_dataset",
+    "open_dataset",
+    "scaled",
+]

@@ -47,10 +47,10 @@ class Split(ABC):
         return len(self.labels)
 
     @abstractmethod
-    def inputs(
+    def stored(
         self, indices: npt.ArrayLike | None = None, *, size: tuple[int, int, int], device: torch.device = _CPU
     ) -> Tensor:
-        """Return what networks take, before their own normalisation.
+        """Return inputs in the smallest form that loses nothing, which `scaled` turns into what networks take.
 
         Args:
             indices: rows (k,) in the order wanted; None takes all.
@@ -58,11 +58,17 @@ class Split(ABC):
             device: where the answer is wanted.
 
         Returns:
-            Pixels scaled to [0, 1], or the coordinates of points, float32 (k, channels, height, width).
+            Pixels, uint8, or the coordinates of points, float32 (k, channels, height, width).
 
         Raises:
             AssetError: a row does not exist or cannot be decoded, or the inputs cannot have that size.
         """
+
+    def inputs(
+        self, indices: npt.ArrayLike | None = None, *, size: tuple[int, int, int], device: torch.device = _CPU
+    ) -> Tensor:
+        """Return what networks take, before their own normalisation: `scaled` of what is `stored`, float32."""
+        return scaled(self.stored(indices, size=size, device=device))
 
     def _rows(self, indices: npt.ArrayLike | None) -> npt.NDArray[np.intp]:
         rows = np.arange(len(self)) if indices is None else np.asarray(indices, dtype=np.intp)
@@ -88,11 +94,11 @@ class ImageSplit(Split):
         super().__init__(name, labels)
         self._read = read
 
-    def inputs(
+    def stored(
         self, indices: npt.ArrayLike | None = None, *, size: tuple[int, int, int], device: torch.device = _CPU
     ) -> Tensor:
-        """Return pixels scaled to [0, 1]; an image of another height or width is resized as `images` does it."""
-        return self.images(indices, size=size).to(device).float() / 255
+        """Return pixels, uint8; an image of another height or width is resized as `images` does it."""
+        return self.images(indices, size=size).to(device)
 
     def images(self, indices: npt.ArrayLike | None = None, *, size: tuple[int, int, int]) -> Tensor:
         """Decode images.
@@ -129,16 +135,21 @@ class PointSplit(Split):
         super().__init__(name, labels)
         self._points = points
 
-    def inputs(
+    def stored(
         self, indices: npt.ArrayLike | None = None, *, size: tuple[int, int, int], device: torch.device = _CPU
     ) -> Tensor:
-        """Return coordinates as they are, float32 (k, 2, 1, 1)."""
+        """Return coordinates, float32 (k, 2, 1, 1)."""
         if size != (2, 1, 1):
             raise AssetError(
                 f"{self._name} holds points, so the `input_size` of a network must be (2, 1, 1), got {size}; choose "
                 "another data set or network."
             )
         return torch.from_numpy(self._points[self._rows(indices)]).to(device).view(-1, 2, 1, 1)
+
+
+def scaled(stored: Tensor) -> Tensor:
+    """Scale pixels, uint8, to [0, 1]; coordinates, float32, stay as they are."""
+    return stored.float() / 255 if stored.dtype == torch.uint8 else stored
 
 
 def _decode(picture: Picture, size: tuple[int, int, int], row: str) -> npt.NDArray[np.uint8]:

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from networks import GRANULARITIES, images, tiny_network
-from pruneboard.benchmark import evaluate
+from pruneboard.benchmark import evaluate, plugins
+from pruneboard.benchmark.data import open_dataset
 from pruneboard.benchmark.evaluate import Accuracy, Evaluation, accuracy_curve, measure
 from pruneboard.benchmark.ranking import masks_at, rank
 from pruneboard.benchmark.units import find_layers
@@ -79,7 +80,7 @@ def test_the_curve_is_that_of_copies_with_zeroed_weights(kind):
         masks = masks_at(ranking, rate)
         pruned = _zeroed(model, layers, masks, GRANULARITIES[kind])
         with torch.no_grad():
-            logits = torch.cat([pruned(image[None]) for image in evaluation.images])
+            logits = torch.cat([pruned(image[None]) for image in evaluation.inputs])
         top1, top5, entropy = _slow_metrics(logits, evaluation.labels)
         assert (point.rate, point.top1, point.top5, point.n_images) == (rate, top1, top5, 24)
         assert point.cross_entropy == pytest.approx(entropy, rel=1e-5)
@@ -193,3 +194,18 @@ def test_masks_that_differ_by_one_unit_are_not_confused():
         alone.append(point.cross_entropy)
 
     assert len(set(alone)) == len(names)
+
+
+@pytest.mark.parametrize("model", ["digits_vgg", "digits_vit"])
+def test_images_kept_as_bytes_are_the_same_values_batch_by_batch_as_all_at_once(model):
+    plugin, split = plugins.models().get(model), open_dataset("digits").split("test")
+    everything = plugin.normalise(split.images(size=plugin.input_size).float() / 255)
+    labels = torch.from_numpy(split.labels)
+    kept = Evaluation(split.stored(size=plugin.input_size), labels, plugin.prepare)
+    assert (kept.inputs.dtype, kept.n_images) == (torch.uint8, 599)
+    for size in (1, 8, 125, 1000):
+        batches = [kept.batch(slice(start, start + size)) for start in range(0, 599, size)]
+        assert torch.equal(torch.cat(batches), everything)
+    network = plugin.load()
+
+    assert measure(network, kept) == measure(network, Evaluation(everything, labels))

@@ -24,8 +24,8 @@ ALL = ("cifar_resnet20", "cifar_resnet56", *SHIPPED)
 
 def evaluate(plugin, dataset):
     split = open_dataset(dataset).split("test")
-    images = plugin.normalise(split.images(size=plugin.input_size).float() / 255)
-    return measure(plugin.load(), Evaluation(images, torch.from_numpy(split.labels)))
+    stored, labels = split.stored(size=plugin.input_size), torch.from_numpy(split.labels)
+    return measure(plugin.load(), Evaluation(stored, labels, plugin.prepare))
 
 
 def built(plugin, seed=0):
