@@ -17,15 +17,16 @@ from torch import nn
 from pruneboard.benchmark import plugins, provenance
 from pruneboard.benchmark.api import Batch, Context, Criterion, Model
 from pruneboard.benchmark.counts import count_sizes
-from pruneboard.benchmark.data import Dataset, Split, draw_reference, find_dataset
+from pruneboard.benchmark.data import Dataset, draw_reference, find_dataset
 from pruneboard.benchmark.errors import Unsupported
-from pruneboard.benchmark.evaluate import Evaluation, accuracy_curve
+from pruneboard.benchmark.evaluate import Accuracy, Evaluation, accuracy_curve
 from pruneboard.benchmark.ranking import rank
 from pruneboard.benchmark.schema import ENGINE_VERSION, SCHEMA_VERSION, CurvePoint, Job, Row, Status, digest
 from pruneboard.benchmark.scoring import Scoring, score_all_shots
 from pruneboard.benchmark.units import Layer, find_layers
 
 T = TypeVar("T")
+Rows = npt.NDArray[np.intp]
 
 _LONGEST_REASON = 500
 _N_PROBE_IMAGES = 8
@@ -45,6 +46,33 @@ class LoadedModel:
         return self.evaluation.batch(slice(_N_PROBE_IMAGES))
 
 
+class LatestInputs:
+    """Inputs of a split, decoded when they are first asked for; only the latest are kept, as images are large.
+
+    Args:
+        device: where they are kept.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._key: tuple[Dataset, str, tuple[int, int, int], bytes | None] | None = None
+        self._inputs = torch.empty(0)
+
+    def of(self, dataset: Dataset, split: str, rows: Rows | None, size: tuple[int, int, int]) -> torch.Tensor:
+        """Return rows (k,) of a split, or all, as they are stored: (k, channels, height, width); not to be written to.
+
+        Raises:
+            AssetError: they cannot be loaded.
+        """
+        key = (dataset, split, size, None if rows is None else rows.tobytes())
+        if key != self._key:
+            # Freed first, so that two sets of images are never held at once.
+            self._key, self._inputs = None, torch.empty(0)
+            self._inputs = dataset.split(split).stored(rows, size=size, device=self._device)
+            self._key = key
+        return self._inputs
+
+
 class Workbench:
     """What the jobs of one process share: the device, loaded networks, decoded images, measured masks.
 
@@ -61,7 +89,11 @@ class Workbench:
         self.device = device
         self.tainted = False
         self._dataset = functools.cache(find_dataset)
+        self._evaluation_inputs = LatestInputs(device)
+        self._reference_inputs = LatestInputs(device)
         self._models: dict[tuple[str, str, str], LoadedModel] = {}
+        # Measured on networks that were found to be as they should, so it outlives them.
+        self._seen: dict[tuple[str, str, str], dict[bytes, Accuracy]] = {}
         self._logits: dict[tuple[str, str, str], torch.Tensor] = {}
 
     def dataset(self, job: Job) -> Dataset:
@@ -82,7 +114,8 @@ class Workbench:
         if name not in self._models:
             self._models.clear()
             plugin = plugins.models().get(job.model)
-            loaded = LoadedModel(plugin, plugin.load().to(self.device), self.evaluation(job, plugin))
+            evaluation = replace(self.evaluation(job, plugin), seen=self._seen.setdefault(name, {}))
+            loaded = LoadedModel(plugin, plugin.load().to(self.device), evaluation)
             with torch.no_grad():
                 logits = loaded.network(loaded.probe)
             self.tainted |= not torch.allclose(logits, self._logits.setdefault(name, logits), rtol=1e-4, atol=1e-5)
@@ -95,13 +128,27 @@ class Workbench:
         Raises:
             AssetError: they cannot be loaded.
         """
-        return self._prepared(self.dataset(job).split(job.suite.evaluation_split), None, plugin)
+        return self._evaluation_on(job, job.suite.evaluation_split, None, plugin)
 
-    def _prepared(self, split: Split, rows: npt.NDArray[np.intp] | None, plugin: Model) -> Evaluation:
-        """Load rows of a split, or all, as a network takes them."""
-        inputs = split.stored(rows, size=plugin.input_size, device=self.device)
-        labels = torch.from_numpy(split.labels if rows is None else split.labels[rows]).to(self.device)
-        return Evaluation(inputs, labels, plugin.prepare)
+    def _evaluation_on(self, job: Job, split: str, rows: Rows | None, plugin: Model) -> Evaluation:
+        """Return rows of a split, or all, to measure a network on."""
+        dataset = self.dataset(job)
+        labels = dataset.split(split).labels
+        inputs = self._evaluation_inputs.of(dataset, split, rows, plugin.input_size)
+        chosen = torch.from_numpy(labels if rows is None else labels[rows]).to(self.device)
+        return Evaluation(inputs, chosen, plugin.prepare)
+
+    def reference(self, job: Job, plugin: Model) -> Batch:
+        """Return the job's reference images and labels, classes in ascending order within each shot.
+
+        Raises:
+            AssetError: they cannot be loaded, or a class has too few.
+        """
+        dataset, split = self.dataset(job), job.suite.reference_split
+        labels = dataset.split(split).labels
+        rows = draw_reference(labels, max(job.suite.shots), job.seed)
+        stored = self._reference_inputs.of(dataset, split, rows, plugin.input_size)
+        return Batch(plugin.prepare(stored), torch.from_numpy(labels[rows]).to(self.device))
 
     def reload_model(self, job: Job) -> None:
         """Load the job's network anew, because a plugin may have damaged it, and see whether that mends it."""
@@ -217,18 +264,16 @@ def reference_of(job: Job, bench: Workbench, plugin: Model, criterion: Criterion
     """Return the reference images and labels, as far as the criterion declares that it needs them."""
     if criterion.needs == "nothing":
         return None
-    split = bench.dataset(job).split(job.suite.reference_split)
-    indices = draw_reference(split.labels, max(job.suite.shots), job.seed)
-    labels = torch.from_numpy(split.labels[indices])
-    if criterion.needs == "images":
-        # Classes come in order within each shot, so without labels the images of a shot are shuffled as well.
-        generator = generator_for(job, "order of images")
-        n_classes = len(indices) // max(job.suite.shots)
-        shots = torch.arange(len(indices)).reshape(-1, n_classes)
-        order = torch.cat([shot[torch.randperm(n_classes, generator=generator)] for shot in shots])
-        indices, labels = indices[order.numpy()], torch.full_like(labels, -1)
-    stored = split.stored(indices, size=plugin.input_size, device=bench.device)
-    return Batch(plugin.prepare(stored), labels.to(bench.device))
+    reference = bench.reference(job, plugin)
+    if criterion.needs == "labels":
+        return reference
+    # Classes come in order within each shot, so without labels the images of a shot are shuffled as well.
+    generator = generator_for(job, "order of images")
+    n_images = len(reference.images)
+    n_classes = n_images // max(job.suite.shots)
+    shots = torch.arange(n_images).reshape(-1, n_classes)
+    order = torch.cat([shot[torch.randperm(n_classes, generator=generator)] for shot in shots])
+    return Batch(reference.images[order.to(bench.device)], torch.full_like(reference.labels, -1))
 
 
 def _curves(

@@ -3,20 +3,17 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from pruneboard.benchmark.api import Model
 from pruneboard.benchmark.data import Labels, draw_reference
 from pruneboard.benchmark.errors import SuiteError
 from pruneboard.benchmark.evaluate import Evaluation
-from pruneboard.benchmark.runner import Workbench
+from pruneboard.benchmark.runner import Rows, Workbench
 from pruneboard.benchmark.schema import Job, Suite, digest
 
 MOST_IMAGES = 50
 """Validation images per class, where there are so many and no other number was asked for."""
-
-Rows = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -102,4 +99,4 @@ class TuningBench(Workbench):
     def evaluation(self, job: Job, plugin: Model) -> Evaluation:
         """Return the validation images in place of the evaluation split."""
         rows = self.images(job).validation
-        return self._prepared(self.dataset(job).split(job.suite.reference_split), rows, plugin)
+        return self._evaluation_on(job, job.suite.reference_split, rows, plugin)

@@ -1,5 +1,8 @@
 import dataclasses
+import weakref
+from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
@@ -7,9 +10,11 @@ from commands import write_suite
 from pruneboard.benchmark import plugins, runner
 from pruneboard.benchmark.api import Batch, Context
 from pruneboard.benchmark.data import draw_reference, open_dataset
+from pruneboard.benchmark.data._splits import ImageSplit
 from pruneboard.benchmark.errors import UnknownNameError
+from pruneboard.benchmark.evaluate import Evaluation
 from pruneboard.benchmark.ranking import n_removed
-from pruneboard.benchmark.runner import Workbench, run_job
+from pruneboard.benchmark.runner import LatestInputs, Workbench, run_job
 from pruneboard.benchmark.schema import Job
 from pruneboard.benchmark.suites import expand, load_suite
 from pruneboard.benchmark.units import find_layers, masked
@@ -294,3 +299,74 @@ def test_jobs_of_names_that_do_not_exist_are_refused(suite):
     with pytest.raises(UnknownNameError, match="no model `digits_vg`"):
         run_job(job_of(suite, "taylor", "digits_vg"), Workbench(CPU))
     assert len(expand(suite)) == 30
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Count the images that are decoded, by split and size."""
+    counts = Counter()
+    original = ImageSplit.images
+
+    def counted(self, indices=None, *, size):
+        pixels = original(self, indices, size=size)
+        counts[self._name, size] += len(pixels)
+        return pixels
+
+    monkeypatch.setattr(ImageSplit, "images", counted)
+    return counts
+
+
+def test_images_are_decoded_once_for_all_jobs_and_networks_that_take_the_same(suite, decoded):
+    bench = Workbench(CPU)
+    for model, granularity in (("digits_vgg", "filters"), ("digits_resnet", "filters"), ("digits_vit", "heads")):
+        for criterion in ("random", "taylor", "activation"):
+            run_job(job_of(suite, criterion, model, granularity), bench)
+
+    assert decoded == {("`test` of `digits`", (1, 8, 8)): 599, ("`train` of `digits`", (1, 8, 8)): 20}
+
+
+def test_only_the_latest_images_are_kept():
+    latest, digits = LatestInputs(CPU), open_dataset("digits")
+    rows = np.array([3, 1])
+    first = latest.of(digits, "test", rows, (1, 8, 8))
+    assert first.dtype == torch.uint8
+    assert latest.of(digits, "test", np.array([3, 1]), (1, 8, 8)) is first
+    gone = weakref.ref(first)
+    del first
+    for split, chosen, size in (("train", rows, (1, 8, 8)), ("test", rows[:1], (1, 8, 8)), ("test", None, (3, 9, 7))):
+        inputs = latest.of(digits, split, chosen, size)
+        assert torch.equal(inputs, digits.split(split).stored(chosen, size=size))
+
+    assert gone() is None
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Count the passes over all evaluation images; parts without a start are only looked at."""
+    n_images = []
+    original = Evaluation.batch
+
+    def counted(self, part):
+        images = original(self, part)
+        if part.start is not None:
+            n_images.append(len(images))
+        return images
+
+    monkeypatch.setattr(Evaluation, "batch", counted)
+    return lambda: sum(n_images) / 599
+
+
+def test_equal_masks_are_measured_once_over_shots_seeds_criteria_and_reloads(suite, extra_criteria, passes):
+    bench = Workbench(CPU)
+    run_job(job_of(suite, "magnitude"), bench)
+    assert passes() == 3
+    run_job(job_of(suite, "taylor"), bench)
+    assert passes() == 3 + 2 * 2
+    run_job(job_of(suite, "bad_raises"), bench)
+    run_job(job_of(suite, "magnitude", "digits_resnet"), bench)
+    assert passes() == 7 + 3
+    first, second = (run_job(job_of(suite, "magnitude", seed=seed), bench) for seed in (0, 1))
+    run_job(job_of(suite, "taylor"), bench)
+
+    assert passes() == 10
+    assert [row.top1 for row in first] == [row.top1 for row in second]
