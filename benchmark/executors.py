@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
+from pruneboard.benchmark import plugins
 from pruneboard.benchmark.errors import PruneboardError
 from pruneboard.benchmark.runner import Workbench, make_row, run_job
 from pruneboard.benchmark.schema import Job
 from pruneboard.benchmark.store import RunStore
-from pruneboard.benchmark.workers import Report, run_in_pool
+from pruneboard.benchmark.workers import Affinity, Report, run_in_pool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,13 @@ class _Jobs:
     def begin(self) -> Callable[[Job], Iterator[Event]]:
         bench = Workbench(torch.device(self.device))
         return lambda job: iter((_run_and_save(job, self.store, bench),))
+
+    def affinity(self, task: Job) -> Affinity:
+        criterion = plugins.criterion_of(task)
+        if criterion.needs == "nothing" and criterion.deterministic:
+            # Its other seeds have the same ranking but for ties, and the worker has measured that.
+            return task.model, (task.granularity, task.criterion)
+        return (task.model,)
 
     def start_of(self, task: Job) -> Event:
         return Started(job=task)

@@ -1,13 +1,13 @@
 """A pool of worker processes that outlives the death of any of them."""
 
 import contextlib
+import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import SpawnContext
 from typing import Any, Generic, Protocol, TypeVar
@@ -34,6 +34,9 @@ class Report:
     tainted: bool = False
 
 
+Affinity = tuple[Hashable, ...]
+"""What a task leaves in its worker that others can use, from the coarsest to the finest."""
+
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
 R = TypeVar("R", bound=Report)
@@ -44,6 +47,9 @@ class Work(Protocol[T_contra, R]):
 
     def begin(self) -> Callable[[T_contra], Iterator[R]]:
         """Prepare a worker process, and return what runs one task and reports; its last report `ends`."""
+
+    def affinity(self, task: T_contra) -> Affinity:
+        """Return what the task shares with others; it decides their order and nothing else; in the calling process."""
 
     def start_of(self, task: T_contra) -> R:
         """Return the report that a task is given to a worker; in the calling process."""
@@ -64,13 +70,14 @@ class Work(Protocol[T_contra, R]):
 def run_in_pool(tasks: Sequence[T], work: Work[T, R], *, n_workers: int, n_threads: int) -> Iterator[R]:
     """Run tasks in `n_workers` processes of `n_threads` CPU threads each, and yield what they report.
 
-    A worker that dies takes only what it was at with it, and another takes over. When the caller stops iterating, or is
-    interrupted, the workers are ended at once.
+    A worker goes on with what shares most with its previous task, else with what shares least with the other workers,
+    else in the order of `tasks`; none waits for the sake of this order. A worker that dies takes only what it was at
+    with it, and another takes over. When the caller stops iterating, or is interrupted, the workers are ended at once.
 
     Raises:
         PruneboardError: a worker met something that no other task could mend, such as a full disk.
     """
-    waiting = deque(tasks)
+    waiting = [(task, work.affinity(task)) for task in tasks]
     context = multiprocessing.get_context("spawn")
     workers: list[_Worker[T, R]] = []
     try:
@@ -79,8 +86,10 @@ def run_in_pool(tasks: Sequence[T], work: Work[T, R], *, n_workers: int, n_threa
         while waiting or any(worker.task is not None for worker in workers):
             for worker in workers:
                 if worker.task is None and waiting:
-                    given = waiting.popleft()
-                    worker.start(given)
+                    others = [other.affinity for other in workers if other is not worker]
+                    position = best_position([affinity for _, affinity in waiting], worker.affinity, others)
+                    given, affinity = waiting.pop(position)
+                    worker.start(given, affinity)
                     yield work.start_of(given)
             busy = [worker for worker in workers if worker.task is not None]
             multiprocessing.connection.wait([worker.connection for worker in busy], timeout=_POLL_SECONDS)
@@ -96,11 +105,29 @@ def run_in_pool(tasks: Sequence[T], work: Work[T, R], *, n_workers: int, n_threa
                     worker.end()
                     workers[workers.index(worker)] = _Worker(context, work, n_threads)
                 if report.ends and report.again:
-                    waiting.appendleft(task)
+                    waiting.insert(0, (task, work.affinity(task)))
                 yield report
     finally:
         for worker in workers:
             worker.end()
+
+
+def best_position(waiting: Sequence[Affinity], own: Affinity, others: Sequence[Affinity]) -> int:
+    """Return the position of the task that a worker had best take next; of equally good ones, the first."""
+    first: dict[Affinity, int] = {}
+    for position, affinity in enumerate(waiting):
+        first.setdefault(affinity, position)
+
+    def cost(affinity: Affinity) -> tuple[int, int, int]:
+        with_others = max((_n_shared(affinity, other) for other in others), default=0)
+        return -_n_shared(affinity, own), with_others, first[affinity]
+
+    return first[min(first, key=cost)]
+
+
+def _n_shared(first: Affinity, second: Affinity) -> int:
+    """Count what two tasks share; what is finer only counts where all that is coarser is shared."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
 class _Worker(Generic[T, R]):
@@ -108,6 +135,7 @@ class _Worker(Generic[T, R]):
 
     Attributes:
         task: what it does, or None when it waits for something to do.
+        affinity: that of its present or else previous task; empty before the first.
         last: what it reported last of this task.
         connection: end of the pipe that becomes readable when it reports or dies.
         process: the process.
@@ -115,6 +143,7 @@ class _Worker(Generic[T, R]):
 
     def __init__(self, context: SpawnContext, work: Work[T, R], n_threads: int) -> None:
         self.task: T | None = None
+        self.affinity: Affinity = ()
         self.last: R | None = None
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, work, n_threads))
@@ -136,9 +165,9 @@ class _Worker(Generic[T, R]):
         code = self.process.exitcode
         return f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
 
-    def start(self, task: T) -> None:
+    def start(self, task: T, affinity: Affinity) -> None:
         """Give it a task; a worker that is already dead is noticed when its report is waited for."""
-        self.task, self.last = task, None
+        self.task, self.affinity, self.last = task, affinity, None
         with contextlib.suppress(BrokenPipeError):
             self.connection.send(task)
 

@@ -17,7 +17,7 @@ from pruneboard.benchmark.tune._search import (
     add_trial,
     run_search,
 )
-from pruneboard.benchmark.workers import run_in_pool
+from pruneboard.benchmark.workers import Affinity, run_in_pool
 
 
 def search_in_process(searches: Sequence[Search], store: StudyStore, bench: TuningBench) -> Iterator[SearchReport]:
@@ -62,6 +62,9 @@ class _Searches:
     def begin(self) -> Callable[[Search], Iterator[SearchReport]]:
         bench = TuningBench(torch.device(self.device), self.draws)
         return lambda search: run_search(search, self.store, bench)
+
+    def affinity(self, task: Search) -> Affinity:
+        return (task.cell.model,)
 
     def start_of(self, task: Search) -> SearchReport:
         return SearchStarted(search=task)
