@@ -84,6 +84,10 @@ SearchSpace = Mapping[str, tuple[Any, ...]]
 """Parameter name to the values that tuning may give it; each value can be written as JSON."""
 
 
+_MOST_VALUES = 2**20
+"""Values that a step of a reduction holds in memory of its own."""
+
+
 def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     """Raise unless an option has one of its allowed values.
 
@@ -208,6 +212,34 @@ class Criterion(ABC):
         return {}
 
 
+def _gather(context: Context, contribute: Callable[[Batch], Scores]) -> Scores:
+    """Collect contributions batch by batch in tensors of their final size, so that none is ever held twice.
+
+    Raises:
+        CriterionError: a batch gives other layers, shapes or types than the first, or not one row for each image.
+    """
+    n_images = len(context.reference.images)
+    whole: Scores = {}
+    start = 0
+    for batch in context.batches():
+        given = {name: values.detach() for name, values in contribute(batch).items()}
+        stop = start + len(batch.images)
+        if not whole:
+            whole = {name: values.new_empty((n_images, *values.shape[1:])) for name, values in given.items()}
+        for name in whole.keys() | given.keys():
+            expected = (whole[name].dtype, (stop - start, *whole[name].shape[1:])) if name in whole else "nothing"
+            got = (given[name].dtype, tuple(given[name].shape)) if name in given else "nothing"
+            if expected != got:
+                raise CriterionError(
+                    f"contributions to `{name}` must be one row per image and alike in all batches, {expected} in this "
+                    f"one of {stop - start} images, got {got}; return the same for every batch."
+                )
+        for name, values in given.items():
+            whole[name][start:stop] = values
+        start = stop
+    return whole
+
+
 @dataclasses.dataclass(frozen=True)
 class SumCriterion(Criterion):
     """A criterion that adds up one contribution per image, so that all numbers of shots come from one pass.
@@ -233,22 +265,29 @@ class SumCriterion(Criterion):
         return contributions.mean(dim=0)
 
     def all_contributions(self, context: Context) -> Scores:
-        """Return the contributions of every reference image, batch by batch: layer name to (n_images, n_units, ...)."""
-        parts: dict[str, list[Tensor]] = {}
-        for batch in context.batches():
-            for name, values in self.contributions(context, batch).items():
-                parts.setdefault(name, []).append(values.detach())
-        return {name: torch.cat(values) for name, values in parts.items()}
+        """Return the contributions of every reference image: layer name to (n_images, n_units, ...)."""
+        return _gather(context, lambda batch: self.contributions(context, batch))
+
+    def own_contributions(self, context: Context) -> Scores:
+        """Return of all contributions what the criterion's own `reduce` reads, so that no more need be kept."""
+        return self.all_contributions(context)
 
     def reduce_prefix(self, layers: Sequence[Layer], contributions: Scores, n_images: int) -> Scores:
         """Score from the first `n_images` contributions to each layer."""
-        return {
-            layer.name: self.reduce(layer, contributions[layer.name][:n_images].double()).float() for layer in layers
-        }
+        scores: Scores = {}
+        # One memory for all layers: what is freed in between is hardly ever fit for the next, and would add up.
+        precise = torch.empty(0, dtype=torch.float64)
+        for layer in sorted(layers, key=lambda layer: -contributions[layer.name].numel()):
+            given = contributions[layer.name][:n_images]
+            if not scores:
+                precise = torch.empty(given.numel(), dtype=torch.float64, device=given.device)
+            own = precise[: given.numel()].view(given.shape).copy_(given)
+            scores[layer.name] = self.reduce(layer, own).float()
+        return {layer.name: scores[layer.name] for layer in layers}
 
     def score(self, context: Context) -> Scores:
         """Score from all reference images."""
-        contributions = self.all_contributions(context)
+        contributions = self.own_contributions(context)
         return self.reduce_prefix(context.layers, contributions, len(context.reference.images))
 
 
@@ -291,20 +330,38 @@ class PooledCriterion(SumCriterion):
             for layer in context.layers
         }
 
+    def own_contributions(self, context: Context) -> Scores:
+        """Keep the one part that the place of the absolute value needs, and let it stand for both without a copy."""
+        if type(self).reduce is not PooledCriterion.reduce:
+            # A plugin's own way may read both.
+            return self.all_contributions(context)
+        part = {layer.name: int(absolute_place(layer, self.absolute) == "token") for layer in context.layers}
+
+        def contribute(batch: Batch) -> Scores:
+            parts = self.contributions(context, batch)
+            return {name: values[..., part.get(name, 0)] for name, values in parts.items()}
+
+        return {name: kept.unsqueeze(-1).expand(*kept.shape, 2) for name, kept in _gather(context, contribute).items()}
+
     def reduce(self, layer: Layer, contributions: Tensor) -> Tensor:
         """Average over images, with the absolute value where it belongs, then normalise."""
-        place = absolute_place(layer, self.absolute)
         signed, by_token = contributions.unbind(dim=-1)
-        match place:
+        match absolute_place(layer, self.absolute):
             case "none":
                 scores = signed.mean(dim=0)
             case "token":
                 scores = by_token.mean(dim=0)
             case "image":
-                scores = signed.abs().mean(dim=0)
+                scores = _mean_absolute(signed)
             case "total":
                 scores = signed.mean(dim=0).abs()
         return normalise_per_layer(scores, self.per_layer)
+
+
+def _mean_absolute(values: Tensor) -> Tensor:
+    """Return the mean absolute value of each column of (n_images, n_units), some columns at a time to save memory."""
+    n_columns = max(1, _MOST_VALUES // max(1, len(values)))
+    return torch.cat([part.abs().mean(dim=0) for part in torch.split(values, n_columns, dim=1)])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pruneboard.benchmark.errors import CriterionError
 from pruneboard.benchmark.units import Layer
 
+_ROWS = 1024
 _PLAIN = (bool, int, float, str, tuple, type(None))
 
 
@@ -57,7 +58,8 @@ def _check_names(scores: Mapping[Any, Any], layers: Sequence[Layer]) -> None:
 
 
 def _check_finite(layer: Layer, values: Tensor) -> None:
-    n_bad = int((~torch.isfinite(values)).sum())
+    # Some rows at a time, because telling which values are finite takes several times their memory.
+    n_bad = sum(int((~torch.isfinite(part)).sum()) for part in torch.split(values, _ROWS))
     if n_bad:
         raise CriterionError(
             f"scores must be finite, but {n_bad} of {values.numel()} values of `{layer.name}` are NaN or infinite."

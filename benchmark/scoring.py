@@ -34,8 +34,8 @@ Contribute = Callable[[SumCriterion, Context], Scores]
 
 
 def compute_contributions(criterion: SumCriterion, context: Context) -> Scores:
-    """Compute the contributions of every reference image."""
-    return criterion.all_contributions(context)
+    """Compute of the contributions of every reference image what the criterion itself reads."""
+    return criterion.own_contributions(context)
 
 
 def score_all_shots(

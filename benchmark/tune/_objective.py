@@ -130,22 +130,33 @@ class _SharedContributions:
 
         def contribute(criterion: SumCriterion, context: Context) -> Scores:
             key = (draw, as_text(_deciding(criterion)))
-            if key not in self._known:
-                self._keep(key, criterion.all_contributions(context))
-            self._known.move_to_end(key)
-            # A criterion may write into what it is given, so it gets a copy.
-            contributions = {name: values.clone() for name, values in self._known[key].items()}
-            self._shrink()
+            if key in self._known:
+                self._known.move_to_end(key)
+                # A criterion may write into what it is given, so it gets a copy.
+                return _copies(self._known[key])
+            if _least_bytes(context) > self._most_bytes:
+                return criterion.own_contributions(context)
+            contributions = criterion.all_contributions(context)
+            n_bytes = _n_bytes(contributions)
+            if n_bytes <= self._most_bytes:
+                self._make_room(n_bytes)
+                self._known[key] = _copies(contributions)
             return contributions
 
         return contribute
 
-    def _keep(self, key: tuple[int, str], contributions: Scores) -> None:
-        self._known[key] = {name: values.detach().clone() for name, values in contributions.items()}
-
-    def _shrink(self) -> None:
-        while self._known and sum(map(_n_bytes, self._known.values())) > self._most_bytes:
+    def _make_room(self, n_bytes: int) -> None:
+        while sum(map(_n_bytes, self._known.values())) + n_bytes > self._most_bytes:
             self._known.popitem(last=False)
+
+
+def _copies(contributions: Scores) -> Scores:
+    return {name: values.clone() for name, values in contributions.items()}
+
+
+def _least_bytes(context: Context) -> int:
+    """Return the size of one number per image and unit; contributions are a small multiple of it."""
+    return 4 * len(context.reference.images) * sum(layer.n_units for layer in context.layers)
 
 
 def _deciding(criterion: SumCriterion) -> Mapping[str, Any]:
