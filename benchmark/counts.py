@@ -47,10 +47,31 @@ def count_sizes(
     return tuple(Size(int(p), int(m)) for p, m in zip(probe.params.tolist(), probe.macs.tolist(), strict=True))
 
 
+def live_inputs(
+    model: nn.Module, layers: Sequence[Layer], masks: Mapping[str, Tensor], example: Tensor
+) -> dict[str, Tensor]:
+    """Find which inputs of each convolution and linear layer are not always zero under masks.
+
+    Args:
+        model: network in eval mode.
+        layers: its layers, all of one granularity.
+        masks: layer name to bool (n_units,).
+        example: one image that the network accepts, (1, channels, height, width).
+
+    Returns:
+        Dotted name of the convolution or linear layer to bool (n_inputs,), on the CPU.
+    """
+    probe = _Probe(model, layers, {name: mask[None].to(example.device) for name, mask in masks.items()}, 1)
+    with probe, torch.no_grad():
+        model(torch.ones_like(example))
+    return {name: live[0] for name, live in probe.live.items()}
+
+
 class _Probe:
     """Hooks that mark live channels and count what meets them; removed on exit.
 
     Attributes:
+        live: dotted name of each convolution and linear layer to its live inputs, bool (n_rates, n_inputs).
         params: float64 (n_rates,).
         macs: float64 (n_rates,).
     """
@@ -65,6 +86,7 @@ class _Probe:
         self._attentions = find_heads(model)
         counted = sum(p.numel() for m in model.modules() if self._is_counted(m) for p in m.parameters(recurse=False))
         rest = sum(p.numel() for p in model.parameters()) - counted
+        self.live: dict[str, Tensor] = {}
         self.params = torch.full((n_rates,), float(rest), dtype=torch.float64)
         self.macs = torch.zeros(n_rates, dtype=torch.float64)
 
@@ -135,6 +157,7 @@ class _Probe:
                 live = (values != 0).flatten(1, -2).any(dim=1) if values.ndim > 2 else values != 0
                 n_positions, kernel, groups = output[0].numel() // output.shape[-1], 1, 1
                 kept = self._kept_outputs(name, module, output.shape[-1])
+            self.live[name] = live.cpu()
             per_group = [part.reshape(len(part), groups, -1).sum(dim=2).double().cpu() for part in (live, kept)]
             weights = kernel * (per_group[0] * per_group[1]).sum(dim=1)
             self.macs += weights * n_positions

@@ -39,6 +39,7 @@ LEVELS: dict[str, int] = {
     "training": 5,
     "runner": 6,
     "executors": 7,
+    "physical": 7,
     "tune": 7,
     "cli": 8,
 }

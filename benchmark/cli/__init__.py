@@ -194,6 +194,52 @@ def train(
         sys.exit(EXIT_INTERRUPTED)
 
 
+@app.command()
+def prune(
+    model: Annotated[str, typer.Argument(help="Name of a model.")],
+    criterion: Annotated[str, typer.Option(help="Criterion that decides which units go.")],
+    rate: Annotated[float, typer.Option(help="Fraction of units to remove, in [0, 1).")],
+    out: Annotated[Path, typer.Option(help="Weights file to write (.safetensors); a Python module is put beside it.")],
+    granularity: Annotated[
+        str | None, typer.Option(help="filters, neurons or heads. Default: the model's only kind of unit.")
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="Suite that decides data and ranking. Default: the one that lists the model.")
+    ] = None,
+    shots: Annotated[int | None, typer.Option(help="Reference images per class. Default: the suite's most.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the reference images. Default: the suite's first.")] = None,
+    coupled: Annotated[
+        bool, typer.Option("--coupled", help="Remove units that share a channel together: a network without indices.")
+    ] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX as well.")] = False,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+) -> None:
+    """Write a physically smaller network: weights, and a Python module that needs only torch and safetensors.
+
+    It is the network that the row of a leaderboard stands for: same scores, ranking, accuracy and size. With --coupled
+    it is a plainer one, in which units that share a channel of a residual stream go together.
+    """
+    from pruneboard.benchmark.cli import pruning
+
+    options = pruning.PruneOptions(
+        model=model,
+        criterion=criterion,
+        rate=rate,
+        out=out,
+        granularity=granularity,
+        suite=suite,
+        shots=shots,
+        seed=seed,
+        form="coupled" if coupled else "exact",
+        onnx=onnx,
+        device=device,
+        overwrite=overwrite,
+    )
+    if pruning.prune(options):
+        sys.exit(EXIT_INTERRUPTED)
+
+
 @site.command()
 def build(
     runs: Annotated[

@@ -1,0 +1,150 @@
+"""From masks or scores to a physically smaller network that was compared with the masked one."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pruneboard.benchmark.counts import Size, count_sizes
+from pruneboard.benchmark.errors import ModelError
+from pruneboard.benchmark.physical._coupled import choose, cut_coupled, find_coupling
+from pruneboard.benchmark.physical._surgery import Removal, cut_exactly
+from pruneboard.benchmark.physical._trace import flatten
+from pruneboard.benchmark.schema import Scope
+from pruneboard.benchmark.units import Layer, masked
+
+_TOLERANCE = 1e-5
+"""Largest difference of a logit from the masked network's, relative to the largest logit."""
+
+_SMALLEST = 1e-2
+"""Logits of a network that emits next to nothing are compared with this number instead."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A physically pruned network.
+
+    Attributes:
+        network: a flat graph of torch's modules, in eval mode on the CPU.
+        masks: what was removed, layer name to bool (n_units,), True = kept.
+        removal: how each layer was cut.
+        before: size of the unpruned network.
+        size: size of this one, counted on itself.
+        difference: largest difference of a logit from the masked network's, relative to the largest logit.
+    """
+
+    network: fx.GraphModule
+    masks: dict[str, Tensor]
+    removal: Removal
+    before: Size
+    size: Size
+    difference: float
+
+    @property
+    def n_units_removed(self) -> int:
+        """Number of units removed."""
+        return sum(int((~mask).sum()) for mask in self.masks.values())
+
+
+def prune_exactly(model: nn.Module, layers: Sequence[Layer], masks: Mapping[str, Tensor], images: Tensor) -> Pruned:
+    """Remove each unit by itself: the network computes what the masked one does, and has the size that was counted.
+
+    Args:
+        model: network in eval mode; it is the same afterwards.
+        layers: its layers, all of one granularity.
+        masks: layer name to bool (n_units,), True = kept, for every layer.
+        images: images that the network accepts, (n_images, channels, height, width), on which both are compared.
+
+    Raises:
+        ModelError: the network cannot be cut or written down, or what came out is not what the masks stand for.
+    """
+    own, images = _copy(model), images.cpu()
+    removal = cut_exactly(own, layers, masks, images[:1])
+    pruned = _checked(model, layers, masks, images, (own, removal))
+    (counted,) = count_sizes(_copy(model), layers, [{k: v.cpu() for k, v in masks.items()}], images[:1])
+    if pruned.size != counted:
+        raise ModelError(
+            f"the exact form must have the size that was counted, {counted}, but it has {pruned.size}; this network "
+            "can be measured by masks only."
+        )
+    return pruned
+
+
+def prune_coupled(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    scores: Mapping[str, Tensor],
+    images: Tensor,
+    *,
+    rate: float,
+    scope: Scope,
+    generator: torch.Generator,
+) -> Pruned:
+    """Remove units that share a channel together: the network is a plain one, without index modules.
+
+    Args:
+        model: network in eval mode; it is the same afterwards.
+        layers: its layers, all of one granularity.
+        scores: layer name to finite scores (n_units,); those of units that share a channel are added.
+        images: images that the network accepts, (n_images, channels, height, width), on which it is compared with the
+            masked network.
+        rate: fraction of units, in [0, 1).
+        scope: whether channels of all layers are compared with one another, or those of one layer.
+        generator: decides ties; on the CPU.
+
+    Raises:
+        ModelError: the network cannot be cut or written down, or it computes something else than the masked one.
+    """
+    own, images = _copy(model), images.cpu()
+    coupling = find_coupling(own, layers, images[:1])
+    masks = choose(coupling, scores, rate, scope, generator)
+    removal = cut_coupled(own, coupling, masks, images[:1])
+    return _checked(model, layers, masks, images, (own, removal))
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """Copy a network to the CPU, where it is cut and compared."""
+    return copy.deepcopy(model).cpu().eval()
+
+
+def _checked(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    masks: Mapping[str, Tensor],
+    images: Tensor,
+    cut: tuple[nn.Module, Removal],
+) -> Pruned:
+    """Write a cut network down as a graph, and compare it with the masked one."""
+    own, removal = cut
+    whole = _copy(model)
+    network = flatten(own, images[:1])
+    try:
+        with torch.no_grad():
+            got = network(images)
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"a pruned network must compute, but `{type(model).__name__}` does not: {reason}; measure it by masks only."
+        ) from error
+    with masked(whole, layers, masks), torch.no_grad():
+        expected = whole(images)
+    difference = float((got - expected).abs().max() / expected.abs().max().clamp(min=_SMALLEST))
+    if not difference <= _TOLERANCE:
+        raise ModelError(
+            f"a pruned network must compute what masks make of the unpruned one, but logits of `{type(model).__name__}`"
+            f" differ by {difference:.2g} of the largest; measure it by masks only."
+        )
+    (before,) = count_sizes(whole, layers, [{n: torch.ones_like(m).cpu() for n, m in masks.items()}], images[:1])
+    fewer = _products(whole, images[:1]) - _products(network, images[:1])
+    size = Size(sum(p.numel() for p in network.parameters()), before.macs - fewer)
+    return Pruned(network, dict(masks), removal, before, size, difference)
+
+
+def _products(network: nn.Module, image: Tensor) -> int:
+    """Count the multiply-accumulates of convolutions, matrix products and attention that one image really takes."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(image)
+    return int(counter.get_total_flops()) // 2

@@ -1,0 +1,139 @@
+"""Writing a pruned network: its weights, a Python module that rebuilds it, and ONNX, all of them or none."""
+
+import contextlib
+import importlib.util
+import json
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import fx
+
+from pruneboard.benchmark.errors import AssetError, ModelError
+from pruneboard.benchmark.physical._records import Facts
+from pruneboard.benchmark.physical._source import module_source
+from pruneboard.benchmark.store import atomic_file
+
+_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The files of a pruned network.
+
+    Attributes:
+        weights: the safetensors file, with everything known of the network in its metadata.
+        module: the Python module beside it.
+        onnx: the ONNX file, or None.
+    """
+
+    weights: Path
+    module: Path
+    onnx: Path | None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All files."""
+        return (self.weights, self.module, *(() if self.onnx is None else (self.onnx,)))
+
+
+def targets_of(out: Path, *, onnx: bool) -> Targets:
+    """Return the files for `--out`, whose suffix is `.safetensors` whether it is named or not.
+
+    Raises:
+        AssetError: it has another suffix, or no name.
+        ModelError: ONNX is wanted, and what writes it is not installed.
+    """
+    if out.suffix not in ("", _SUFFIX) or not out.name or out.is_dir():
+        raise AssetError(
+            f"`--out` must name a file that ends in `{_SUFFIX}` or has no suffix, got `{out}`; the module and the ONNX "
+            "file are put beside it."
+        )
+    missing = [name for name in ("onnx", "onnxscript") if onnx and importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModelError(
+            f"`--onnx` needs {' and '.join(missing)}; install them with `pip install pruneboard[onnx]`, or leave the "
+            "option out."
+        )
+    return Targets(out.with_suffix(_SUFFIX), out.with_suffix(".py"), out.with_suffix(".onnx") if onnx else None)
+
+
+def check_targets(targets: Targets, *, overwrite: bool) -> None:
+    """Refuse before the work what could not be written after it.
+
+    Raises:
+        AssetError: a file exists.
+        StoreError: the folder cannot be written.
+    """
+    for path in targets.paths:
+        if path.is_dir() or (path.exists() and not overwrite):
+            raise AssetError(
+                f"`--out` must lead to new files, but `{path}` exists; choose another name, or replace it with "
+                "`--overwrite`."
+            )
+    probe = targets.weights.with_name(f".{targets.weights.name}.probe")
+    with atomic_file(probe):
+        pass
+    probe.unlink()
+
+
+def write(network: fx.GraphModule, facts: Facts, targets: Targets) -> None:
+    """Write a network's files; they appear when all of them are whole.
+
+    Args:
+        network: the pruned network, on the CPU.
+        facts: what is known of it.
+        targets: where to.
+
+    Raises:
+        ModelError: the network cannot be written down.
+        StoreError: a file cannot be written.
+    """
+    source = module_source(network, facts, targets.weights.name)
+    state = {name: tensor.detach().contiguous().clone() for name, tensor in network.state_dict().items()}
+    # One entry only: safetensors writes several in a random order, and the file's sha256 would change with it.
+    metadata = {"pruneboard": json.dumps(facts.document(), sort_keys=True)}
+    with contextlib.ExitStack() as stack:
+        weights, module, *onnx = [stack.enter_context(atomic_file(path)) for path in targets.paths]
+        weights.write_bytes(safetensors.torch.save(state, metadata=metadata))
+        module.write_text(source, encoding="utf-8")
+        for path in onnx:
+            _export(network, facts, path)
+
+
+def read_facts(weights: Path) -> dict[str, object]:
+    """Return what is known of a network from the metadata of its weights file.
+
+    Raises:
+        AssetError: it is no file that `write` wrote.
+    """
+    try:
+        with safetensors.safe_open(weights, "pt") as file:
+            document = json.loads((file.metadata() or {})["pruneboard"])
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise AssetError(f"`{weights}` must be the weights file of a pruned network, but {error}.") from error
+    return dict(document)
+
+
+def _export(network: fx.GraphModule, facts: Facts, path: Path) -> None:
+    """Write the network as ONNX, for any number of images."""
+    # The exporter traces with two images, as it takes a dimension of one for a fixed one.
+    example = torch.zeros(2, *facts.input_size)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network,
+            (example,),
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("n_images")},),
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise ModelError("torch.onnx.export must return a program, but it returned nothing; leave out `--onnx`.")
+    program.save(path, external_data=False)
