@@ -26,6 +26,7 @@ from pruneboard.benchmark.physical import (
     write,
 )
 from pruneboard.benchmark.provenance import resolve_device
+from pruneboard.benchmark.ranking import n_removed
 from pruneboard.benchmark.registry import unknown_name
 from pruneboard.benchmark.runner import Workbench
 from pruneboard.benchmark.schema import GRANULARITIES, Granularity, Job, Suite
@@ -207,7 +208,7 @@ def _sentences(pruned: Pruned, facts: Facts) -> list[str]:
             f"Some units of {', '.join(removal.whole)} were kept whatever their scores: their channels are not zero "
             "without them, so cutting them would change what the network computes."
         )
-    asked = int(facts.rate * facts.n_units + 1e-9)
+    asked = n_removed(facts.rate, facts.n_units)
     if facts.form == "coupled" and facts.n_units_removed < asked:
         found.append(
             f"{facts.n_units_removed} units were removed rather than {asked}: only whole channels can be, and each "

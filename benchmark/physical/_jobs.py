@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pruneboard.benchmark import plugins, provenance
 from pruneboard.benchmark.api import Context, Scores
 from pruneboard.benchmark.errors import CriterionError, Unsupported
-from pruneboard.benchmark.evaluate import Accuracy, measure
+from pruneboard.benchmark.evaluate import measure
 from pruneboard.benchmark.physical._build import Pruned, prune_coupled, prune_exactly
 from pruneboard.benchmark.physical._records import Facts, Form
 from pruneboard.benchmark.ranking import masks_at, rank
@@ -94,7 +94,7 @@ def facts_of(scored: Scored, pruned: Pruned, rate: float, form: Form, bench: Wor
     The accuracy is that of the physical network itself, on the images that the suite's rows are measured on.
     """
     job, plugin, evaluation = scored.job, scored.loaded.plugin, scored.loaded.evaluation
-    accuracy: Accuracy = measure(pruned.network.to(bench.device), evaluation)
+    accuracy = measure(pruned.network.to(bench.device), evaluation)
     before = measure(scored.loaded.network, evaluation)
     pruned.network.cpu()
     commit, clean = provenance.commit()
