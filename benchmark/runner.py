@@ -3,6 +3,7 @@
 import datetime
 import functools
 import json
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from pruneboard.benchmark.errors import Unsupported
 from pruneboard.benchmark.evaluate import Accuracy, Evaluation, accuracy_curve
 from pruneboard.benchmark.ranking import rank
 from pruneboard.benchmark.schema import ENGINE_VERSION, SCHEMA_VERSION, CurvePoint, Job, Row, Status, digest
-from pruneboard.benchmark.scoring import Scoring, score_all_shots
+from pruneboard.benchmark.scoring import Scoring, batch_size_for, score_all_shots
 from pruneboard.benchmark.units import Layer, find_layers
 
 T = TypeVar("T")
@@ -30,6 +31,9 @@ Rows = npt.NDArray[np.intp]
 
 _LONGEST_REASON = 500
 _N_PROBE_IMAGES = 8
+_EVALUATION_IMAGES = 125
+_EVALUATION_BYTES = 16 * 2**20
+"""Most images, and on a CPU most memory of their pixels as float32, in one pass of evaluation."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,10 @@ class Workbench:
         labels = dataset.split(split).labels
         inputs = self._evaluation_inputs.of(dataset, split, rows, plugin.input_size)
         chosen = torch.from_numpy(labels if rows is None else labels[rows]).to(self.device)
-        return Evaluation(inputs, chosen, plugin.prepare)
+        n_bytes = 4 * math.prod(plugin.input_size)
+        # On a CPU few large images keep it busy, and many need gigabytes.
+        most = _EVALUATION_BYTES // n_bytes if self.device.type == "cpu" else _EVALUATION_IMAGES
+        return Evaluation(inputs, chosen, plugin.prepare, batch_size=max(1, min(_EVALUATION_IMAGES, most)))
 
     def reference(self, job: Job, plugin: Model) -> Batch:
         """Return the job's reference images and labels, classes in ascending order within each shot.
@@ -193,6 +200,7 @@ def run_job(job: Job, bench: Workbench) -> list[Row]:
         layers=layers,
         generator=generator_for(job, "criterion"),
         data=reference_of(job, bench, loaded.plugin, criterion),
+        batch_size=batch_size_for(loaded.network, layers, loaded.probe[:1]),
     )
 
     def measure() -> tuple[Scoring, list[tuple[int, CurvePoint]]]:

@@ -6,11 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from pruneboard.benchmark.api import Batch, Context, Criterion, Scores, SumCriterion
 from pruneboard.benchmark.checks import Snapshot, check_contributions, check_scores
 from pruneboard.benchmark.errors import CriterionError, Unsupported
 from pruneboard.benchmark.provenance import peak_memory
+from pruneboard.benchmark.units import Layer, tapped
+
+_MOST_IMAGES = 100
+_LEAST_IMAGES = 5
+_TAP_BYTES = 80 * 2**20
+"""Memory of the activations at all taps in one pass on the CPU, unless that is less than the fewest images."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,27 @@ Contribute = Callable[[SumCriterion, Context], Scores]
 def compute_contributions(criterion: SumCriterion, context: Context) -> Scores:
     """Compute of the contributions of every reference image what the criterion itself reads."""
     return criterion.own_contributions(context)
+
+
+@torch.no_grad()
+def batch_size_for(model: nn.Module, layers: Sequence[Layer], example: torch.Tensor) -> int:
+    """Return how many images one pass of a criterion should hold, by the memory that their activations take.
+
+    A criterion keeps up to about six times the activations at the taps: those of the pass, their gradients, and what
+    the graph holds.
+
+    Args:
+        model: network in eval mode.
+        layers: its layers.
+        example: one image that the network accepts, (1, channels, height, width).
+    """
+    with tapped(model, layers) as activations:
+        model(example)
+    n_bytes = sum(activation.numel() * activation.element_size() for activation in activations.values())
+    most_bytes = _TAP_BYTES
+    if example.device.type == "cuda":
+        most_bytes = max(most_bytes, torch.cuda.get_device_properties(example.device).total_memory // 64)
+    return min(_MOST_IMAGES, max(_LEAST_IMAGES, most_bytes // max(1, n_bytes)))
 
 
 def score_all_shots(

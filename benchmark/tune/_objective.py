@@ -12,7 +12,7 @@ from pruneboard.benchmark.evaluate import accuracy_under
 from pruneboard.benchmark.ranking import masks_at, rank
 from pruneboard.benchmark.runner import NoResult, attempt, generator_for, reference_of
 from pruneboard.benchmark.schema import Granularity, Job, Suite
-from pruneboard.benchmark.scoring import Contribute, score_all_shots
+from pruneboard.benchmark.scoring import Contribute, batch_size_for, score_all_shots
 from pruneboard.benchmark.tune._images import TuningBench
 from pruneboard.benchmark.tune._space import Configuration, as_text
 from pruneboard.benchmark.units import find_layers
@@ -103,6 +103,7 @@ class Objective:
             layers=layers,
             generator=generator_for(job, "criterion"),
             data=self._references[seed],
+            batch_size=batch_size_for(loaded.network, layers, loaded.probe[:1]),
         )
         shots = max(suite.shots)
         scoring = score_all_shots(criterion, context, [shots], loaded.probe, self._shared.of_draw(seed))

@@ -21,8 +21,8 @@ from pruneboard.benchmark.api import (
     normalise_per_layer,
     pool,
 )
-from pruneboard.benchmark.plugins import criteria
-from pruneboard.benchmark.scoring import score_all_shots
+from pruneboard.benchmark.plugins import criteria, models
+from pruneboard.benchmark.scoring import batch_size_for, score_all_shots
 from pruneboard.benchmark.units import absolute_place, find_layers
 
 N_IMAGES = 20
@@ -167,6 +167,28 @@ def test_the_memory_of_a_reduction_is_its_own():
     for shots, scores in by_shots.items():
         for values in scores.values():
             assert torch.equal(values, (means[shots - 1].double() + 1).float().expand_as(values))
+
+
+@pytest.mark.parametrize(
+    ("name", "granularity", "n_images"),
+    [
+        ("digits_vgg", "filters", 100),
+        ("digits_resnet", "filters", 100),
+        ("digits_vit", "neurons", 100),
+        ("toy_moons", "neurons", 100),
+        ("cifar_resnet20", "filters", 100),
+        ("cifar_resnet56", "filters", 39),
+    ],
+)
+def test_a_pass_holds_a_hundred_images_unless_their_activations_are_large(name, granularity, n_images):
+    plugin = models().get(name)
+    network, example = plugin.build().eval(), torch.zeros(1, *plugin.input_size)
+    layers = find_layers(network, granularity, example)
+    assert batch_size_for(network, layers, example) == n_images
+    if name.startswith("cifar"):
+        wide = torch.zeros(1, 3, 512, 512)
+
+        assert batch_size_for(network, layers, wide) == 5
 
 
 @pytest.mark.slow

@@ -370,3 +370,13 @@ def test_equal_masks_are_measured_once_over_shots_seeds_criteria_and_reloads(sui
 
     assert passes() == 10
     assert [row.top1 for row in first] == [row.top1 for row in second]
+
+
+@pytest.mark.parametrize(("size", "n_images"), [((1, 8, 8), 125), ((3, 32, 32), 125), ((3, 224, 224), 27)])
+def test_a_pass_of_evaluation_on_a_cpu_holds_fewer_large_images(suite, monkeypatch, size, n_images):
+    monkeypatch.setattr(LatestInputs, "of", lambda *_: torch.zeros(599, *size, dtype=torch.uint8))
+    plugin = dataclasses.replace(
+        plugins.models().get("digits_vgg"), input_size=size, mean=(0.0,) * size[0], std=(1.0,) * size[0]
+    )
+
+    assert Workbench(CPU).evaluation(job_of(suite, "taylor"), plugin).batch_size == n_images
