@@ -26,6 +26,7 @@ LEVELS: dict[str, int] = {
     "units": 2,
     "data": 2,
     "provenance": 2,
+    "speeds": 3,
     "studies": 3,
     "api": 3,
     "ranking": 3,
@@ -45,7 +46,7 @@ LEVELS: dict[str, int] = {
 }
 
 # What `--help`, `table` and `site build` load has to start in well under a second.
-WITHOUT_TORCH = ("errors", "schema", "registry", "suites", "store", "stats", "studies", "render", "cli")
+WITHOUT_TORCH = ("errors", "schema", "registry", "suites", "store", "stats", "speeds", "studies", "render", "cli")
 
 MAX_PARAMETERS = 7
 

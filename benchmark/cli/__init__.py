@@ -240,6 +240,47 @@ def prune(
         sys.exit(EXIT_INTERRUPTED)
 
 
+@app.command()
+def speed(
+    suite: Annotated[str, typer.Argument(help="Name of a suite, or path of a suite file (.toml).")],
+    model: Annotated[list[str] | None, typer.Option(help="Only this model; may be repeated.")] = None,
+    criterion: Annotated[list[str] | None, typer.Option(help="Only this criterion; may be repeated.")] = None,
+    rate: Annotated[
+        list[float] | None, typer.Option(help="Rate to measure; may be repeated. Default: 0, 0.25, 0.5, 0.75 and 0.9.")
+    ] = None,
+    coupled: Annotated[
+        bool, typer.Option("--coupled", help="Remove units that share a channel together: networks without indices.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once, measured beside one image.")] = 64,
+    device: Device = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: as many as torch uses.")] = None,
+    out: Out = Path("runs"),
+    results: Results = Path("results"),
+    publish: Annotated[bool, typer.Option("--publish", help="Write the table to the published ones.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is already measured.")] = False,
+) -> None:
+    """Measure the latency of physically pruned networks, in turns with the unpruned ones; finished rows are kept."""
+    loaded = load_suite(suite_path(suite))
+
+    from pruneboard.benchmark.cli import measuring
+
+    options = measuring.SpeedOptions(
+        models=model or (),
+        criteria=criterion or (),
+        rates=rate or (),
+        form="coupled" if coupled else "exact",
+        batch_size=batch_size,
+        device=device,
+        threads=threads,
+        out=out,
+        results=results,
+        publish=publish,
+        fresh=fresh,
+    )
+    if measuring.measure_speed(loaded, options):
+        sys.exit(EXIT_INTERRUPTED)
+
+
 @site.command()
 def build(
     runs: Annotated[

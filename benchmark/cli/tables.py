@@ -18,6 +18,7 @@ from pruneboard.benchmark.render import (
     view_tuning,
 )
 from pruneboard.benchmark.schema import TUNED_SUFFIX, Suite
+from pruneboard.benchmark.speeds import Speed, SpeedStore, current_speeds
 from pruneboard.benchmark.stats import area_under_curve, compare_tuned
 from pruneboard.benchmark.store import ResultsStore, RunStore
 from pruneboard.benchmark.studies import Study, StudyStore
@@ -107,6 +108,7 @@ def build(runs: Path | None, results: Path, out: Path) -> Path:
         sources=sources,
         published=published,
         studies={suite.name: _studies(suite, runs, results) for suite in suites},
+        speeds={suite.name: _speeds(suite, runs, results) for suite in suites},
     )
     found = set() if runs is None else {path.parent.name for path in runs.glob("*/[!.]*.parquet")}
     for folder in sorted(found - sources.keys()):
@@ -122,6 +124,12 @@ def _studies(suite: Suite, runs: Path | None, results: Path) -> list[Study]:
     """Studies of a suite: from the run folder where it has some, else the published ones."""
     found = [] if runs is None else current_studies(StudyStore(runs).read(suite.name), suite)
     return found or current_studies(StudyStore(results).read(suite.name), suite)
+
+
+def _speeds(suite: Suite, runs: Path | None, results: Path) -> list[Speed]:
+    """Measured speeds of a suite: from the run folder where it has some, else the published ones."""
+    found = [] if runs is None else current_speeds(SpeedStore(runs).read(suite.name), suite)
+    return found or current_speeds(SpeedStore(results).read(suite.name), suite)
 
 
 def _rows(suite: Suite, runs: Path, results: Path) -> tuple[pd.DataFrame, str]:

@@ -4,15 +4,18 @@ from pruneboard.benchmark.physical._build import Pruned, prune_coupled, prune_ex
 from pruneboard.benchmark.physical._files import Targets, check_targets, read_facts, targets_of, write
 from pruneboard.benchmark.physical._jobs import Scored, build, facts_of, score
 from pruneboard.benchmark.physical._records import Facts, Form
+from pruneboard.benchmark.physical._speed import Latency, Timing, time_in_turns
 from pruneboard.benchmark.physical._surgery import Removal
 
 __all__ = [
     "Facts",
     "Form",
+    "Latency",
     "Pruned",
     "Removal",
     "Scored",
     "Targets",
+    "Timing",
     "build",
     "check_targets",
     "facts_of",
@@ -21,5 +24,6 @@ __all__ = [
     "read_facts",
     "score",
     "targets_of",
+    "time_in_turns",
     "write",
 ]

@@ -15,9 +15,11 @@ import vl_convert
 
 from pruneboard.benchmark.errors import SiteError
 from pruneboard.benchmark.render.charts import Chart, Style, family_class, rate_chart, shots_chart, styles
+from pruneboard.benchmark.render.speed import view_speeds
 from pruneboard.benchmark.render.tuning import current_studies, view_tuning
 from pruneboard.benchmark.render.views import Estimate, Line, Section, SuiteView, view_suite, with_display_names
 from pruneboard.benchmark.schema import COLUMNS, PublishedPoint, Suite, display_name
+from pruneboard.benchmark.speeds import Speed, current_speeds, write_speeds
 from pruneboard.benchmark.stats import curves
 from pruneboard.benchmark.store import points_and_jobs
 from pruneboard.benchmark.studies import Study, write_trials
@@ -39,11 +41,12 @@ class _SectionCharts:
 
 @dataclasses.dataclass(frozen=True)
 class _Notes:
-    """What is said about the rows of each suite: where they come from, what others published, and what was tuned."""
+    """What is said beside the rows of each suite: their source, what others published, what was tuned, how fast."""
 
     sources: Mapping[str, str]
     published: Mapping[str, Sequence[PublishedPoint]]
     studies: Mapping[str, Sequence[Study]]
+    speeds: Mapping[str, Sequence[Speed]]
 
 
 def build_site(
@@ -54,6 +57,7 @@ def build_site(
     sources: Mapping[str, str],
     published: Mapping[str, Sequence[PublishedPoint]] | None = None,
     studies: Mapping[str, Sequence[Study]] | None = None,
+    speeds: Mapping[str, Sequence[Speed]] | None = None,
 ) -> Path:
     """Write the leaderboard of `suites` into the folder `out`, replacing an earlier one only when all of it is done.
 
@@ -66,6 +70,7 @@ def build_site(
         sources: for each suite that has rows, a sentence on where they come from.
         published: for some suites, what others published for their cells.
         studies: for some suites, the studies that tuned criteria; those of another version of a suite are left out.
+        speeds: for some suites, measured speeds; those of another version of a suite are left out.
 
     Returns:
         The path of `index.html`.
@@ -85,7 +90,7 @@ def build_site(
         raise _unwritable(out, error) from error
     try:
         fresh = scratch / "site"
-        _write(fresh, ordered, suites, _Notes(sources, published or {}, studies or {}))
+        _write(fresh, ordered, suites, _Notes(sources, published or {}, studies or {}, speeds or {}))
         _swap(fresh, target, scratch / "old")
     except OSError as error:
         raise _unwritable(out, error) from error
@@ -156,11 +161,19 @@ def _write(folder: Path, rows: pd.DataFrame, suites: Sequence[Suite], notes: _No
         tuning = view_tuning(current_studies(notes.studies.get(suite.name, ()), suite), part)
         for line in tuning:
             write_trials(line.study, folder / "data" / line.download)
+        speeds = current_speeds(notes.speeds.get(suite.name, ()), suite)
+        if speeds:
+            write_speeds(speeds, folder / "data" / f"{suite.name}.speed.csv")
         views.append(view)
         if view.n_rows:
             _write_tables(part, folder / "data", suite.name)
         page = environment.get_template("suite.html").render(
-            view=view, suites=suites, figures=_figures(shown, view, all_styles), tuning=tuning, root="../"
+            view=view,
+            suites=suites,
+            figures=_figures(shown, view, all_styles),
+            tuning=tuning,
+            speeds=view_speeds(speeds),
+            root="../",
         )
         (folder / "suites" / f"{suite.name}.html").write_text(page, encoding="utf-8", newline="\n")
     index = environment.get_template("index.html").render(views=views, suites=suites, root="")

@@ -1,0 +1,176 @@
+"""Measured speed on disk: one tidy table for each suite, apart from accuracies and from numbers that are counted.
+
+The table is `SUITE/speed.csv` of a run folder or of a results folder, and is rewritten as a whole after each network.
+"""
+
+import csv
+import dataclasses
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pruneboard.benchmark.errors import StoreError
+from pruneboard.benchmark.schema import Suite
+from pruneboard.benchmark.store import atomic_file
+
+VERSION = 1
+"""Version of the columns; rises when a column is added, removed or changes its meaning."""
+
+_FILE = "speed.csv"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How fast one physically pruned network is for one number of images at once.
+
+    Attributes:
+        version: version of these columns.
+        suite: suite.
+        suite_digest: sha256 of the suite's deciding fields.
+        key: digest of everything that decides which units are removed, but the rate and the shots.
+        model: network.
+        granularity: kind of unit.
+        criterion: criterion.
+        seed: seed of the reference draw and of random ties.
+        shots: reference images per class.
+        rate: fraction of units that was asked to be removed, in [0, 1).
+        form: `exact` or `coupled`.
+        n_units_removed: units removed.
+        params: parameters of the physical network.
+        macs: its multiply-accumulates for one image.
+        batch_size: images at once.
+        latency_seconds: median time of one pass, in s.
+        latency_iqr_seconds: interquartile range of the same, in s.
+        n_runs: passes that were timed.
+        images_per_second: batch_size / latency_seconds, in 1/s.
+        unpruned_seconds: median time of the unpruned network, timed in turns with this one, in s.
+        speedup: unpruned_seconds / latency_seconds.
+        device: device, by name.
+        threads: CPU threads.
+        torch: version of PyTorch.
+        pruneboard: version of pruneboard.
+        commit: commit of the code, empty for an installed package.
+        clean: whether the code was exactly that commit.
+        time_utc: when it was measured, UTC.
+    """
+
+    version: int
+    suite: str
+    suite_digest: str
+    key: str
+    model: str
+    granularity: str
+    criterion: str
+    seed: int
+    shots: int
+    rate: float
+    form: str
+    n_units_removed: int
+    params: int
+    macs: int
+    batch_size: int
+    latency_seconds: float
+    latency_iqr_seconds: float
+    n_runs: int
+    images_per_second: float
+    unpruned_seconds: float
+    speedup: float
+    device: str
+    threads: int
+    torch: str
+    pruneboard: str
+    commit: str
+    clean: bool
+    time_utc: str
+
+    @property
+    def cell(self) -> tuple[object, ...]:
+        """What was measured on what; a table holds each cell once."""
+        names = ("model", "granularity", "criterion", "seed", "shots", "rate", "form", "batch_size", "device")
+        return (*(getattr(self, name) for name in names), self.threads)
+
+
+_KINDS: Mapping[str, type] = typing.get_type_hints(Speed)
+_ORDER = ("model", "granularity", "criterion", "form", "device", "threads", "batch_size", "rate", "seed", "shots")
+
+
+class SpeedStore:
+    """The measured speeds of a run folder or of a results folder.
+
+    Args:
+        folder: run folder or results folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, suite: str) -> Path:
+        """Return the file of a suite's speeds."""
+        return self.folder / suite / _FILE
+
+    def read(self, suite: str) -> list[Speed]:
+        """Read a suite's speeds; none when there is no file.
+
+        Raises:
+            StoreError: the file is damaged, foreign, or of another version.
+        """
+        path = self.path(suite)
+        if not path.exists():
+            return []
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                reader = csv.DictReader(file, strict=True)
+                lines = list(reader)
+            if tuple(reader.fieldnames or ()) != tuple(_KINDS):
+                raise ValueError(f"its columns must be {', '.join(_KINDS)}")
+            return [_speed(line) for line in lines]
+        except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+            raise StoreError(
+                f"a table of speeds must be whole and of version {VERSION}, but `{path}` cannot be used: {error}; "
+                f"delete it and measure again with `pruneboard speed {suite}`."
+            ) from error
+
+    def add(self, suite: str, speeds: Iterable[Speed]) -> Path:
+        """Add speeds to a suite's table, in the place of older ones of the same cells, and return the file.
+
+        Raises:
+            StoreError: the file is damaged or cannot be written.
+        """
+        known = {speed.cell: speed for speed in (*self.read(suite), *speeds)}
+        path = self.path(suite)
+        with atomic_file(path) as temporary:
+            write_speeds(list(known.values()), temporary)
+        return path
+
+
+def write_speeds(speeds: Sequence[Speed], path: Path) -> None:
+    """Write a table of speeds to a file, in a fixed order."""
+    ordered = sorted(speeds, key=lambda speed: tuple(getattr(speed, name) for name in _ORDER))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(_KINDS), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(speed) for speed in ordered)
+
+
+def current_speeds(speeds: Iterable[Speed], suite: Suite) -> list[Speed]:
+    """Return the speeds that belong to the suite as it is now."""
+    cells = {(model.name, granularity) for model in suite.models for granularity in model.granularities}
+    return [
+        speed for speed in speeds if speed.suite_digest == suite.digest and (speed.model, speed.granularity) in cells
+    ]
+
+
+def _speed(line: Mapping[str, Any]) -> Speed:
+    values = {name: _value(kind, line[name]) for name, kind in _KINDS.items()}
+    if values["version"] != VERSION:
+        raise ValueError(f"a line of it has version {values['version']}")
+    return Speed(**values)
+
+
+def _value(kind: type, text: str) -> Any:
+    if kind is bool:
+        if text not in ("True", "False"):
+            raise ValueError(f"`clean` must be True or False, got {text!r}")
+        return text == "True"
+    return kind(text)
