@@ -11,7 +11,7 @@ from pruneboard.benchmark.physical._records import Facts, Form
 from pruneboard.benchmark.ranking import masks_at, rank
 from pruneboard.benchmark.runner import LoadedModel, NoResult, Workbench, attempt, generator_for, reference_of
 from pruneboard.benchmark.schema import Job
-from pruneboard.benchmark.scoring import score_all_shots
+from pruneboard.benchmark.scoring import batch_size_for, score_all_shots
 from pruneboard.benchmark.units import Layer, find_layers
 
 
@@ -55,6 +55,7 @@ def score(job: Job, shots: int, bench: Workbench) -> Scored:
         layers=layers,
         generator=generator_for(job, "criterion"),
         data=reference_of(job, bench, loaded.plugin, criterion),
+        batch_size=batch_size_for(loaded.network, layers, loaded.probe[:1]),
     )
     # The reference images are drawn for the largest number of shots, and smaller ones are its prefixes.
     needed = sorted({shots, max(job.suite.shots)})

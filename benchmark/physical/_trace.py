@@ -151,10 +151,26 @@ def flatten(network: nn.Module, example: Tensor) -> fx.GraphModule:
             parts[node.target] = part
             node._rename(node.target.replace(".", "_"))
     flat = fx.GraphModule(parts, graph, class_name="Network")
+    _drop_round_trips(flat)
     flat.graph.eliminate_dead_code()
     flat.delete_all_unused_submodules()
     flat.recompile()
     return flat.eval()
+
+
+def _drop_round_trips(flat: fx.GraphModule) -> None:
+    """Drop each scatter that nothing reads but gathers of the same channels, with those gathers."""
+    modules = dict(flat.named_modules())
+    for node in flat.graph.nodes:
+        scatter = modules.get(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(scatter, Scatter) or scatter.bias is not None:
+            continue
+        readers = [(user, modules.get(str(user.target)) if user.op == "call_module" else None) for user in node.users]
+        if all(isinstance(m, Gather) and m.dim == scatter.dim and m.index.equal(scatter.index) for _, m in readers):
+            for reader, _ in readers:
+                reader.replace_all_uses_with(node.args[0])
+                flat.graph.erase_node(reader)
+            flat.graph.erase_node(node)
 
 
 def _split_norm_acts(root: nn.Module) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from commands import ROOT, pruneboard_here, write_suite
+from pruneboard.benchmark.cli import pruning
 from pruneboard.benchmark.physical import build, facts_of, read_facts, score
 from pruneboard.benchmark.runner import Workbench, run_job
 from pruneboard.benchmark.suites import expand, load_suite
@@ -218,3 +219,16 @@ def test_a_criterion_that_fails_is_an_error_with_its_reason(extra_criteria, tmp_
 
     assert done.returncode == 2
     assert done.stderr.startswith("error: criterion `bad_raises` must score every unit of `digits_vgg`, but it failed")
+
+
+def test_ctrl_c_leaves_nothing(monkeypatch, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pruning, "build", interrupt)
+    done = pruneboard_here(
+        "prune", "digits_vgg", "--criterion", "magnitude", "--rate", 0.5, "--out", "small", cwd=tmp_path
+    )
+
+    assert (done.returncode, done.stdout) == (130, "Stopped; nothing was written.\n")
+    assert not list(tmp_path.iterdir())

@@ -103,6 +103,24 @@ def test_the_command_measures_what_is_missing_and_keeps_the_rest(small, quick, t
     ]
 
 
+def test_ctrl_c_keeps_what_was_measured(small, quick, monkeypatch, tmp_path):
+    timed = []
+
+    def time_once(networks, images, timing):
+        if timed:
+            raise KeyboardInterrupt
+        timed.append(len(images))
+        return time_in_turns(networks, images, timing)
+
+    monkeypatch.setattr(measuring, "time_in_turns", time_once)
+    command = ("speed", small, "--device", "cpu", "--batch-size", 1, "--criterion", "magnitude")
+    done = pruneboard_here(*command, cwd=tmp_path)
+
+    assert done.returncode == 130
+    assert "the same command continues" in done.stdout
+    assert {speed.model for speed in SpeedStore(tmp_path / "runs").read("small")} == {"digits_vgg"}
+
+
 def test_publishing_adds_to_what_is_published(small, quick, tmp_path):
     other = _speed(device="cpu other")
     SpeedStore(tmp_path / "results").add("small", [other])
