@@ -7,6 +7,7 @@ import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -94,14 +95,17 @@ def write(network: fx.GraphModule, facts: Facts, targets: Targets) -> None:
     """
     source = module_source(network, facts, targets.weights.name)
     state = {name: tensor.detach().contiguous().clone() for name, tensor in network.state_dict().items()}
-    # One entry only: safetensors writes several in a random order, and the file's sha256 would change with it.
-    metadata = {"pruneboard": json.dumps(facts.document(), sort_keys=True)}
     with contextlib.ExitStack() as stack:
         weights, module, *onnx = [stack.enter_context(atomic_file(path)) for path in targets.paths]
-        weights.write_bytes(safetensors.torch.save(state, metadata=metadata))
+        weights.write_bytes(safetensors.torch.save(state, metadata=_metadata(facts)))
         module.write_text(source, encoding="utf-8")
         for path in onnx:
             _export(network, facts, path)
+
+
+def _metadata(facts: Facts) -> dict[str, str]:
+    # One entry only: safetensors writes several in a random order, and the file's sha256 would change with it.
+    return {"pruneboard": json.dumps(facts.document(), sort_keys=True)}
 
 
 def read_facts(weights: Path) -> dict[str, object]:
@@ -136,4 +140,11 @@ def _export(network: fx.GraphModule, facts: Facts, path: Path) -> None:
         )
     if program is None:
         raise ModelError("torch.onnx.export must return a program, but it returned nothing; leave out `--onnx`.")
+    model = program.model
+    # The exporter notes for each operation where in whose files it came from.
+    parts: list[Any] = [*model.graph.all_nodes(), *model.graph.inputs, *model.graph.outputs]
+    for part in parts:
+        part.metadata_props.clear()
+        part.doc_string = None
+    model.metadata_props.update(_metadata(facts))
     program.save(path, external_data=False)

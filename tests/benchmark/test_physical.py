@@ -430,7 +430,9 @@ def test_onnx_gives_the_same_logits_for_any_number_of_images(name, tmp_path):
     pruned = prune_exactly(model, layers, masks, x)
     targets = targets_of(tmp_path / "small", onnx=True)
     write(pruned.network, _facts(name, tuple(x.shape[1:])), targets)
+    assert b".py" not in targets.onnx.read_bytes(), "the file must not say where on this machine it was made"
     session = onnxruntime.InferenceSession(str(targets.onnx))
+    assert json.loads(session.get_modelmeta().custom_metadata_map["pruneboard"])["model"] == name
     for part in (x[:1], x, torch.cat([x, x[:1]])):
         with masked(model, layers, masks), torch.no_grad():
             expected = model(part).numpy()
