@@ -1,16 +1,20 @@
 """Accuracy of a network under the masks of a ranking, at every rate."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from pruneboard.benchmark.compact import TOLERANCE, CompactNetwork, NotCompactable, Program
 from pruneboard.benchmark.counts import Size, count_sizes
 from pruneboard.benchmark.ranking import Ranking, masks_at
 from pruneboard.benchmark.schema import CurvePoint
 from pruneboard.benchmark.units import Layer, masked
+
+_LONGEST_REASON = 200
 
 
 @dataclass(frozen=True)
@@ -63,14 +67,56 @@ class Evaluation:
         return self.prepare(self.inputs[part])
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Pruning:
+    """A network, the layers it is pruned by, and its compact form where it has one.
+
+    Attributes:
+        model: in eval mode; its parameters must not change while this is in use.
+        layers: layers of one granularity.
+        compact: makes programs that compute only what is left; None where the network has to be masked.
+        why_masked: why it has to be; empty otherwise.
+    """
+
+    model: nn.Module
+    layers: tuple[Layer, ...]
+    compact: CompactNetwork | None = None
+    why_masked: str = ""
+
+    @property
+    def how(self) -> str:
+        """How accuracies under masks come about: `compact`, or `masked` with the reason."""
+        return "compact" if self.compact is not None else f"masked: {self.why_masked}"
+
+
+def prepare_pruning(model: nn.Module, layers: Sequence[Layer], images: Tensor) -> Pruning:
+    """Bring a network into its compact form, where that is possible.
+
+    Args:
+        model: network in eval mode; it is the same afterwards.
+        layers: layers of one granularity.
+        images: some images, as the network takes them, on which the compact form is held to the masked network.
+    """
+    try:
+        return Pruning(model, tuple(layers), CompactNetwork(model, layers, images))
+    except NotCompactable as refusal:
+        return Pruning(model, tuple(layers), why_masked=" ".join(str(refusal).split())[:_LONGEST_REASON])
+
+
 def measure(model: nn.Module, evaluation: Evaluation) -> Accuracy:
     """Measure the network as it is."""
+    return _measure(lambda images, _labels: model(images), evaluation)
+
+
+@torch.no_grad()
+def _measure(predict: Callable[[Tensor, Tensor], Tensor], evaluation: Evaluation) -> Accuracy:
+    """Measure what gives logits (n_images, n_classes) for images and labels."""
     top1 = top5 = 0
     cross_entropy = 0.0
     for start in range(0, evaluation.n_images, evaluation.batch_size):
         part = slice(start, start + evaluation.batch_size)
-        logits, labels = model(evaluation.batch(part)), evaluation.labels[part]
+        labels = evaluation.labels[part]
+        logits = predict(evaluation.batch(part), labels)
         # A stable sort gives equal logits, such as those of a network without units, to the lowest class index.
         best = logits.sort(dim=1, descending=True, stable=True).indices[:, :5]
         hits = best == labels[:, None]
@@ -82,38 +128,62 @@ def measure(model: nn.Module, evaluation: Evaluation) -> Accuracy:
 
 
 def accuracy_curve(
-    model: nn.Module,
-    layers: Sequence[Layer],
-    ranking: Ranking,
-    rates: Sequence[float],
-    evaluation: Evaluation,
+    pruning: Pruning, ranking: Ranking, rates: Sequence[float], evaluation: Evaluation
 ) -> list[CurvePoint]:
     """Measure accuracy and size at every rate.
 
     Args:
-        model: network in eval mode; it is the same afterwards.
-        layers: the layers that were ranked.
+        pruning: the network; it is the same afterwards.
         ranking: order of removal.
         rates: fractions of units removed.
         evaluation: images to measure on; `evaluation.seen` must belong to this network.
     """
     masks = [masks_at(ranking, rate) for rate in rates]
-    sizes = count_sizes(model, layers, masks, evaluation.batch(slice(1)))
-    return [
-        _point(rate, at_rate, accuracy_under(model, layers, at_rate, evaluation), size)
-        for rate, at_rate, size in zip(rates, masks, sizes, strict=True)
-    ]
+    sizes = count_sizes(pruning.model, pruning.layers, masks, evaluation.batch(slice(1)))
+    accuracies = accuracies_under(pruning, masks, evaluation)
+    return [_point(*one) for one in zip(rates, masks, accuracies, sizes, strict=True)]
 
 
-def accuracy_under(
-    model: nn.Module, layers: Sequence[Layer], masks: Mapping[str, Tensor], evaluation: Evaluation
-) -> Accuracy:
-    """Measure the network under masks, or recall it; the unpruned network is one entry whatever the granularity."""
-    key = b"" if all(bool(m.all()) for m in masks.values()) else _mask_key(masks)
-    if key not in evaluation.seen:
-        with masked(model, layers, masks):
-            evaluation.seen[key] = measure(model, evaluation)
-    return evaluation.seen[key]
+def accuracies_under(pruning: Pruning, masks: Sequence[Mapping[str, Tensor]], evaluation: Evaluation) -> list[Accuracy]:
+    """Measure the network under each of several sets of masks, or recall it.
+
+    The unpruned network is one entry of `evaluation.seen` whatever the granularity, and is measured as it is.
+    """
+    keys = [b"" if all(bool(m.all()) for m in one.values()) else _mask_key(one) for one in masks]
+    if b"" in keys and b"" not in evaluation.seen:
+        evaluation.seen[b""] = measure(pruning.model, evaluation)
+    new = {key: one for key, one in zip(keys, masks, strict=True) if key not in evaluation.seen}
+    for key, accuracy in zip(new, _measured(pruning, list(new.values()), evaluation), strict=True):
+        evaluation.seen[key] = accuracy
+    return [evaluation.seen[key] for key in keys]
+
+
+def _measured(pruning: Pruning, masks: Sequence[Mapping[str, Tensor]], evaluation: Evaluation) -> Iterator[Accuracy]:
+    if pruning.compact is None:
+        for one in masks:
+            with masked(pruning.model, pruning.layers, one):
+                yield measure(pruning.model, evaluation)
+        return
+    for one, program in zip(masks, pruning.compact.programs(masks), strict=True):
+        yield _measure(partial(_predict, pruning, one, program), evaluation)
+
+
+def _predict(pruning: Pruning, masks: Mapping[str, Tensor], program: Program, images: Tensor, labels: Tensor) -> Tensor:
+    """Return the logits of a compact network; those of the masked one where rounding could turn a decision."""
+    logits = program(images)
+    if not bool(_is_doubtful(logits, labels).any()):
+        return logits
+    with masked(pruning.model, pruning.layers, masks):
+        return pruning.model(images)  # type: ignore[no-any-return]
+
+
+def _is_doubtful(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether errors of `TOLERANCE` could move labels into or out of the first place or the first five, (n_images,)."""
+    own = logits.gather(1, labels[:, None])
+    others = logits.scatter(1, labels[:, None], -torch.inf).sort(dim=1, descending=True).values
+    deciding = others[:, [0, min(4, others.shape[1] - 1)]]
+    # Both logits may be off, in opposite directions.
+    return ((deciding - own).abs() <= 2 * TOLERANCE * logits.abs().amax(dim=1, keepdim=True)).any(dim=1)
 
 
 def _mask_key(masks: Mapping[str, Tensor]) -> bytes:

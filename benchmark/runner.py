@@ -7,7 +7,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -20,9 +20,18 @@ from pruneboard.benchmark.api import Batch, Context, Criterion, Model
 from pruneboard.benchmark.counts import count_sizes
 from pruneboard.benchmark.data import Dataset, draw_reference, find_dataset
 from pruneboard.benchmark.errors import Unsupported
-from pruneboard.benchmark.evaluate import Accuracy, Evaluation, accuracy_curve
+from pruneboard.benchmark.evaluate import Accuracy, Evaluation, Pruning, accuracy_curve, prepare_pruning
 from pruneboard.benchmark.ranking import rank
-from pruneboard.benchmark.schema import ENGINE_VERSION, SCHEMA_VERSION, CurvePoint, Job, Row, Status, digest
+from pruneboard.benchmark.schema import (
+    ENGINE_VERSION,
+    SCHEMA_VERSION,
+    CurvePoint,
+    Granularity,
+    Job,
+    Row,
+    Status,
+    digest,
+)
 from pruneboard.benchmark.scoring import Scoring, batch_size_for, score_all_shots
 from pruneboard.benchmark.units import Layer, find_layers
 
@@ -43,6 +52,14 @@ class LoadedModel:
     plugin: Model
     network: nn.Module
     evaluation: Evaluation
+    _prunings: dict[Granularity, Pruning] = field(default_factory=dict)
+
+    def pruning(self, granularity: Granularity) -> Pruning:
+        """Return the network as it is pruned by a kind of unit; to be asked for while the network is undamaged."""
+        if granularity not in self._prunings:
+            layers = find_layers(self.network, granularity, self.probe[:1])
+            self._prunings[granularity] = prepare_pruning(self.network, layers, self.probe)
+        return self._prunings[granularity]
 
     @property
     def probe(self) -> torch.Tensor:
@@ -194,28 +211,29 @@ def run_job(job: Job, bench: Workbench) -> list[Row]:
     started = time.perf_counter()
     criterion = plugins.criterion_of(job)
     loaded = bench.model(job)
-    layers = find_layers(loaded.network, job.granularity, loaded.probe[:1])
+    pruning = loaded.pruning(job.granularity)
     context = Context(
         model=loaded.network,
-        layers=layers,
+        layers=pruning.layers,
         generator=generator_for(job, "criterion"),
         data=reference_of(job, bench, loaded.plugin, criterion),
-        batch_size=batch_size_for(loaded.network, layers, loaded.probe[:1]),
+        batch_size=batch_size_for(loaded.network, pruning.layers, loaded.probe[:1]),
     )
 
     def measure() -> tuple[Scoring, list[tuple[int, CurvePoint]]]:
         scoring = score_all_shots(criterion, context, job.suite.shots, loaded.probe)
-        return scoring, list(_curves(job, loaded, layers, scoring))
+        return scoring, list(_curves(job, loaded, pruning, scoring))
 
     measured = attempt(measure, job, bench)
     if isinstance(measured, NoResult):
         seconds = time.perf_counter() - started
         return [make_row(job, bench, status=measured.status, reason=measured.reason, seconds=seconds)]
     scoring, points = measured
-    size = count_sizes(loaded.network, layers, [_all_kept(layers)], loaded.probe[:1])[0]
+    size = count_sizes(loaded.network, pruning.layers, [_all_kept(pruning.layers)], loaded.probe[:1])[0]
     row = replace(
         make_row(job, bench, status="ok", reason="", seconds=time.perf_counter() - started),
-        n_units=sum(layer.n_units for layer in layers),
+        n_units=sum(layer.n_units for layer in pruning.layers),
+        evaluation=pruning.how,
         params_total=size.params,
         macs_total=size.macs,
         score_seconds=scoring.seconds,
@@ -284,15 +302,13 @@ def reference_of(job: Job, bench: Workbench, plugin: Model, criterion: Criterion
     return Batch(reference.images[order.to(bench.device)], torch.full_like(reference.labels, -1))
 
 
-def _curves(
-    job: Job, loaded: LoadedModel, layers: Sequence[Layer], scoring: Scoring
-) -> Iterator[tuple[int, CurvePoint]]:
+def _curves(job: Job, loaded: LoadedModel, pruning: Pruning, scoring: Scoring) -> Iterator[tuple[int, CurvePoint]]:
     known: dict[int, list[CurvePoint]] = {}
     for shots, scores in scoring.by_shots.items():
         # Without data the same scores serve every number of shots, and so does their curve.
         if id(scores) not in known:
             ranking = rank(scores, job.suite.scope, generator_for(job, "ties"))
-            known[id(scores)] = accuracy_curve(loaded.network, layers, ranking, job.suite.rates, loaded.evaluation)
+            known[id(scores)] = accuracy_curve(pruning, ranking, job.suite.rates, loaded.evaluation)
         for point in known[id(scores)]:
             yield shots, point
 

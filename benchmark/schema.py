@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Version of the columns below; rises when a column is added, removed or changes its meaning."""
 
 ENGINE_VERSION = 1
@@ -233,6 +233,12 @@ class Row:
     n_units: int | None = _measured("job", "units of this granularity in the network")
     params_total: int | None = _measured("job", "parameters of the unpruned network")
     macs_total: int | None = _measured("job", "multiply-accumulates of the unpruned network for one image")
+    evaluation: str = _column(
+        "job",
+        "how accuracies under masks came about: compact computes only what is left, masked computes everything; the "
+        "predictions are the same",
+        default="",
+    )
     score_seconds: float | None = _measured("job", "time of scoring at the largest number of shots", "s")
     score_peak_bytes: int | None = _measured("job", "peak memory added by the scoring pass", "byte")
     job_seconds: float | None = _measured("job", "time of the whole job", "s")

@@ -30,6 +30,7 @@ LEVELS: dict[str, int] = {
     "studies": 3,
     "api": 3,
     "ranking": 3,
+    "compact": 3,
     "counts": 3,
     "render": 4,
     "evaluate": 4,

@@ -8,14 +8,13 @@ from typing import Any
 
 from pruneboard.benchmark import plugins
 from pruneboard.benchmark.api import Batch, Context, Criterion, Scores, SumCriterion
-from pruneboard.benchmark.evaluate import accuracy_under
+from pruneboard.benchmark.evaluate import accuracies_under
 from pruneboard.benchmark.ranking import masks_at, rank
 from pruneboard.benchmark.runner import NoResult, attempt, generator_for, reference_of
 from pruneboard.benchmark.schema import Granularity, Job, Suite
 from pruneboard.benchmark.scoring import Contribute, batch_size_for, score_all_shots
 from pruneboard.benchmark.tune._images import TuningBench
 from pruneboard.benchmark.tune._space import Configuration, as_text
-from pruneboard.benchmark.units import find_layers
 
 CACHE_BYTES = 512 * 2**20
 """Contributions that are kept for trials which differ in nothing that they depend on."""
@@ -95,24 +94,22 @@ class Objective:
     def _at(self, criterion: Criterion, seed: int) -> float:
         job, suite = self._cell.job(seed), self._cell.suite
         loaded = self._bench.model(job)
-        layers = find_layers(loaded.network, job.granularity, loaded.probe[:1])
+        pruning = loaded.pruning(job.granularity)
         if seed not in self._references:
             self._references[seed] = reference_of(job, self._bench, loaded.plugin, criterion)
         context = Context(
             model=loaded.network,
-            layers=layers,
+            layers=pruning.layers,
             generator=generator_for(job, "criterion"),
             data=self._references[seed],
-            batch_size=batch_size_for(loaded.network, layers, loaded.probe[:1]),
+            batch_size=batch_size_for(loaded.network, pruning.layers, loaded.probe[:1]),
         )
         shots = max(suite.shots)
         scoring = score_all_shots(criterion, context, [shots], loaded.probe, self._shared.of_draw(seed))
         ranking = rank(scoring.by_shots[shots], suite.scope, generator_for(job, "ties"))
-        accuracies = [
-            accuracy_under(loaded.network, layers, masks_at(ranking, rate), loaded.evaluation).top1
-            for rate in suite.rates
-        ]
-        return sum(accuracies) / len(accuracies)
+        masks = [masks_at(ranking, rate) for rate in suite.rates]
+        accuracies = accuracies_under(pruning, masks, loaded.evaluation)
+        return sum(accuracy.top1 for accuracy in accuracies) / len(accuracies)
 
 
 class _SharedContributions:

@@ -10,7 +10,7 @@ from torch import nn
 from networks import GRANULARITIES, images, tiny_network
 from pruneboard.benchmark import evaluate, plugins
 from pruneboard.benchmark.data import open_dataset
-from pruneboard.benchmark.evaluate import Accuracy, Evaluation, accuracy_curve, measure
+from pruneboard.benchmark.evaluate import Accuracy, Evaluation, accuracy_curve, measure, prepare_pruning
 from pruneboard.benchmark.ranking import masks_at, rank
 from pruneboard.benchmark.units import find_layers
 
@@ -39,6 +39,10 @@ def _ranked(kind, seed=3):
     generator = torch.Generator().manual_seed(seed)
     scores = {layer.name: torch.rand(layer.n_units, generator=generator) for layer in layers}
     return model, layers, rank(scores, "global", generator)
+
+
+def _prepared(model, layers):
+    return prepare_pruning(model, layers, images(4, seed=5))
 
 
 def _slow_metrics(logits, labels):
@@ -73,7 +77,7 @@ def _zeroed(model, layers, masks, granularity):
 def test_the_curve_is_that_of_copies_with_zeroed_weights(kind):
     model, layers, ranking = _ranked(kind)
     evaluation = _evaluation()
-    curve = accuracy_curve(model, layers, ranking, RATES, evaluation)
+    curve = accuracy_curve(_prepared(model, layers), ranking, RATES, evaluation)
     n_units = sum(layer.n_units for layer in layers)
     entropies = []
     for rate, point in zip(RATES, curve, strict=True):
@@ -100,7 +104,7 @@ def test_the_first_point_is_the_unpruned_network_bit_for_bit_which_is_restored(k
     model, layers, ranking = _ranked(kind)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     expected = measure(model, _evaluation())
-    point = accuracy_curve(model, layers, ranking, RATES, _evaluation())[0]
+    point = accuracy_curve(_prepared(model, layers), ranking, RATES, _evaluation())[0]
 
     assert (point.top1, point.top5, point.cross_entropy) == (expected.top1, expected.top5, expected.cross_entropy)
     assert point.params_left == sum(parameter.numel() for parameter in model.parameters())
@@ -148,7 +152,7 @@ def test_cross_entropy_of_confident_errors_does_not_overflow():
 def test_the_batch_size_does_not_change_who_is_right(kind):
     model, layers, ranking = _ranked(kind)
     curves = [
-        accuracy_curve(model, layers, ranking, RATES, _evaluation(batch_size=batch_size))
+        accuracy_curve(_prepared(model, layers), ranking, RATES, _evaluation(batch_size=batch_size))
         for batch_size in (1, 7, 24, 250)
     ]
     for curve in curves[1:]:
@@ -159,21 +163,21 @@ def test_the_batch_size_does_not_change_who_is_right(kind):
 
 def test_equal_masks_are_measured_once(monkeypatch):
     model, layers, ranking = _ranked("vgg")
-    calls = []
+    calls, measured = [], evaluate._measure
 
     def counted(*arguments):
         calls.append(arguments)
-        return measure(*arguments)
+        return measured(*arguments)
 
-    monkeypatch.setattr(evaluate, "measure", counted)
+    monkeypatch.setattr(evaluate, "_measure", counted)
     evaluation = _evaluation()
     # floor(rate * 24): 0, 0, 1, 1, 12.
-    first = accuracy_curve(model, layers, ranking, [0.0, 0.04, 0.05, 0.06, 0.5], evaluation)
+    first = accuracy_curve(_prepared(model, layers), ranking, [0.0, 0.04, 0.05, 0.06, 0.5], evaluation)
     assert len(calls) == 3
-    again = accuracy_curve(model, layers, ranking, [0.0, 0.04, 0.05, 0.06, 0.5], evaluation)
+    again = accuracy_curve(_prepared(model, layers), ranking, [0.0, 0.04, 0.05, 0.06, 0.5], evaluation)
     assert len(calls) == 3
     assert again == first
-    other = accuracy_curve(model, layers, _ranked("vgg", seed=8)[2], [0.0, 0.5], evaluation)
+    other = accuracy_curve(_prepared(model, layers), _ranked("vgg", seed=8)[2], [0.0, 0.5], evaluation)
     assert len(calls) == 4
     assert other[0] == first[0]
     assert other[1].cross_entropy != first[-1].cross_entropy
@@ -182,14 +186,14 @@ def test_equal_masks_are_measured_once(monkeypatch):
 def test_masks_that_differ_by_one_unit_are_not_confused():
     """Every single unit of every layer, removed alone, with the memory shared."""
     model, layers, _ = _ranked("vgg")
-    evaluation, alone = _evaluation(8), []
+    pruning, evaluation, alone = _prepared(model, layers), _evaluation(8), []
     names = [(layer.name, unit) for layer in layers for unit in range(layer.n_units)]
     for name, unit in names:
         scores = {layer.name: torch.ones(layer.n_units) for layer in layers}
         scores[name][unit] = 0
         ranking = rank(scores, "global", torch.Generator())
-        point = accuracy_curve(model, layers, ranking, [0.05], evaluation)[0]
-        expected = accuracy_curve(model, layers, ranking, [0.05], _evaluation(8))[0]
+        point = accuracy_curve(pruning, ranking, [0.05], evaluation)[0]
+        expected = accuracy_curve(pruning, ranking, [0.05], _evaluation(8))[0]
         assert point == expected
         alone.append(point.cross_entropy)
 
