@@ -61,10 +61,9 @@ def prune_exactly(model: nn.Module, layers: Sequence[Layer], masks: Mapping[str,
     Raises:
         ModelError: the network cannot be cut or written down, or what came out is not what the masks stand for.
     """
-    own, images = _copy(model), images.cpu()
+    own, images, masks = _copy(model), images.cpu(), {name: mask.cpu() for name, mask in masks.items()}
     removal = cut_exactly(own, layers, masks, images[:1])
-    pruned = _checked(model, layers, masks, images, (own, removal))
-    (counted,) = count_sizes(_copy(model), layers, [{k: v.cpu() for k, v in masks.items()}], images[:1])
+    pruned, counted = _checked(model, layers, masks, images, (own, removal))
     if pruned.size != counted:
         raise ModelError(
             f"the exact form must have the size that was counted, {counted}, but it has {pruned.size}; this network "
@@ -102,7 +101,8 @@ def prune_coupled(
     coupling = find_coupling(own, layers, images[:1])
     masks = choose(coupling, scores, rate, scope, generator)
     removal = cut_coupled(own, coupling, masks, images[:1])
-    return _checked(model, layers, masks, images, (own, removal))
+    pruned, _ = _checked(model, layers, masks, images, (own, removal))
+    return pruned
 
 
 def _copy(model: nn.Module) -> nn.Module:
@@ -116,10 +116,11 @@ def _checked(
     masks: Mapping[str, Tensor],
     images: Tensor,
     cut: tuple[nn.Module, Removal],
-) -> Pruned:
-    """Write a cut network down as a graph, and compare it with the masked one."""
+) -> tuple[Pruned, Size]:
+    """Write a cut network down as a graph, compare it with the masked one, and return it with the size counted."""
     own, removal = cut
-    whole = _copy(model)
+    on_cpu = all(p.device.type == "cpu" for p in model.parameters())
+    whole = model if on_cpu else _copy(model)
     network = flatten(own, images[:1])
     try:
         with torch.no_grad():
@@ -137,10 +138,11 @@ def _checked(
             f"a pruned network must compute what masks make of the unpruned one, but logits of `{type(model).__name__}`"
             f" differ by {difference:.2g} of the largest; measure it by masks only."
         )
-    (before,) = count_sizes(whole, layers, [{n: torch.ones_like(m).cpu() for n, m in masks.items()}], images[:1])
+    everything = {name: torch.ones_like(mask) for name, mask in masks.items()}
+    before, counted = count_sizes(whole, layers, [everything, masks], images[:1])
     fewer = _products(whole, images[:1]) - _products(network, images[:1])
     size = Size(sum(p.numel() for p in network.parameters()), before.macs - fewer)
-    return Pruned(network, dict(masks), removal, before, size, difference)
+    return Pruned(network, dict(masks), removal, before, size, difference), counted
 
 
 def _products(network: nn.Module, image: Tensor) -> int:
