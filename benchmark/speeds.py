@@ -85,6 +85,12 @@ class Speed:
     time_utc: str
 
     @property
+    def hardware(self) -> str:
+        """What it was measured on, for people."""
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{self.device}, {threads}, PyTorch {self.torch}"
+
+    @property
     def cell(self) -> tuple[object, ...]:
         """What was measured on what; a table holds each cell once."""
         names = ("model", "granularity", "criterion", "seed", "shots", "rate", "form", "batch_size", "device")

@@ -207,7 +207,7 @@ def _finish(suite: Suite, options: SpeedOptions, store: SpeedStore, console: Con
             f"{row.images_per_second:,.0f}",
             f"{row.speedup:.2f}",
         )
-    hardware = ", ".join(dict.fromkeys(f"{row.device}, {row.threads} threads, PyTorch {row.torch}" for row in chosen))
+    hardware = "; ".join(dict.fromkeys(row.hardware for row in chosen))
     console.print(f"{options.form.capitalize()} form, measured on {hardware}:")
     console.print(table)
     console.print(f"Rows are in {store.path(suite.name)}.", soft_wrap=True)

@@ -38,8 +38,7 @@ def view_speeds(speeds: Sequence[Speed]) -> tuple[SpeedTable, ...]:
     """Arrange the speeds of one suite as a table for each machine, sorted by its name."""
     by_machine: dict[str, list[Speed]] = {}
     for speed in speeds:
-        threads = "1 thread" if speed.threads == 1 else f"{speed.threads} threads"
-        by_machine.setdefault(f"{speed.device}, {threads}, PyTorch {speed.torch}", []).append(speed)
+        by_machine.setdefault(speed.hardware, []).append(speed)
     return tuple(_table(hardware, found) for hardware, found in sorted(by_machine.items()))
 
 
