@@ -3,12 +3,11 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from pruneboard.benchmark.compact import TOLERANCE, CompactNetwork, NotCompactable, Program
+from pruneboard.benchmark.compact import TOLERANCE, CompactNetwork, NotCompactable
 from pruneboard.benchmark.counts import Size, count_sizes
 from pruneboard.benchmark.ranking import Ranking, masks_at
 from pruneboard.benchmark.schema import CurvePoint
@@ -103,28 +102,25 @@ def prepare_pruning(model: nn.Module, layers: Sequence[Layer], images: Tensor) -
         return Pruning(model, tuple(layers), why_masked=" ".join(str(refusal).split())[:_LONGEST_REASON])
 
 
+@torch.no_grad()
 def measure(model: nn.Module, evaluation: Evaluation) -> Accuracy:
     """Measure the network as it is."""
-    return _measure(lambda images, _labels: model(images), evaluation)
+    return _accuracy(_logits(model, evaluation, evaluation.batch_size), evaluation.labels)
 
 
-@torch.no_grad()
-def _measure(predict: Callable[[Tensor, Tensor], Tensor], evaluation: Evaluation) -> Accuracy:
-    """Measure what gives logits (n_images, n_classes) for images and labels."""
-    top1 = top5 = 0
-    cross_entropy = 0.0
-    for start in range(0, evaluation.n_images, evaluation.batch_size):
-        part = slice(start, start + evaluation.batch_size)
-        labels = evaluation.labels[part]
-        logits = predict(evaluation.batch(part), labels)
-        # A stable sort gives equal logits, such as those of a network without units, to the lowest class index.
-        best = logits.sort(dim=1, descending=True, stable=True).indices[:, :5]
-        hits = best == labels[:, None]
-        top1 += int(hits[:, 0].sum())
-        top5 += int(hits.sum())
-        cross_entropy += float(nn.functional.cross_entropy(logits.double(), labels, reduction="sum"))
-    n_images = evaluation.n_images
-    return Accuracy(top1 / n_images, top5 / n_images, cross_entropy / n_images, n_images)
+def _logits(model: Callable[[Tensor], Tensor], evaluation: Evaluation, n_at_once: int) -> Tensor:
+    """Return the logits of all images, (n_images, n_classes)."""
+    starts = range(0, evaluation.n_images, n_at_once)
+    return torch.cat([model(evaluation.batch(slice(start, start + n_at_once))) for start in starts])
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
+    # A stable sort gives equal logits, such as those of a network without units, to the lowest class index.
+    best = logits.sort(dim=1, descending=True, stable=True).indices[:, :5]
+    hits = best == labels[:, None]
+    entropy = nn.functional.cross_entropy(logits.double(), labels, reduction="sum")
+    n_images = len(labels)
+    return Accuracy(int(hits[:, 0].sum()) / n_images, int(hits.sum()) / n_images, float(entropy) / n_images, n_images)
 
 
 def accuracy_curve(
@@ -158,32 +154,41 @@ def accuracies_under(pruning: Pruning, masks: Sequence[Mapping[str, Tensor]], ev
     return [evaluation.seen[key] for key in keys]
 
 
+@torch.no_grad()
 def _measured(pruning: Pruning, masks: Sequence[Mapping[str, Tensor]], evaluation: Evaluation) -> Iterator[Accuracy]:
     if pruning.compact is None:
         for one in masks:
             with masked(pruning.model, pruning.layers, one):
                 yield measure(pruning.model, evaluation)
         return
+    n_at_once = max(evaluation.batch_size, pruning.compact.batch_size)
     for one, program in zip(masks, pruning.compact.programs(masks), strict=True):
-        yield _measure(partial(_predict, pruning, one, program), evaluation)
+        logits = _logits(program, evaluation, n_at_once)
+        doubtful = _is_doubtful(logits, evaluation.labels)
+        if bool(doubtful.any()):
+            with masked(pruning.model, pruning.layers, one):
+                _replace(logits, doubtful, pruning.model, evaluation)
+        yield _accuracy(logits, evaluation.labels)
 
 
-def _predict(pruning: Pruning, masks: Mapping[str, Tensor], program: Program, images: Tensor, labels: Tensor) -> Tensor:
-    """Return the logits of a compact network; those of the masked one where rounding could turn a decision."""
-    logits = program(images)
-    if not bool(_is_doubtful(logits, labels).any()):
-        return logits
-    with masked(pruning.model, pruning.layers, masks):
-        return pruning.model(images)  # type: ignore[no-any-return]
+def _replace(logits: Tensor, doubtful: Tensor, model: nn.Module, evaluation: Evaluation) -> None:
+    """Write the logits of a network over those of every batch that holds a doubtful image.
+
+    Batches are those of `measure`, because the last bits of logits can depend on what else is in a batch.
+    """
+    for start in range(0, evaluation.n_images, evaluation.batch_size):
+        part = slice(start, start + evaluation.batch_size)
+        if bool(doubtful[part].any()):
+            logits[part] = model(evaluation.batch(part))
 
 
 def _is_doubtful(logits: Tensor, labels: Tensor) -> Tensor:
     """Whether errors of `TOLERANCE` could move labels into or out of the first place or the first five, (n_images,)."""
     own = logits.gather(1, labels[:, None])
-    others = logits.scatter(1, labels[:, None], -torch.inf).sort(dim=1, descending=True).values
-    deciding = others[:, [0, min(4, others.shape[1] - 1)]]
+    others = logits.scatter(1, labels[:, None], -torch.inf).topk(min(5, logits.shape[1]), dim=1).values
     # Both logits may be off, in opposite directions.
-    return ((deciding - own).abs() <= 2 * TOLERANCE * logits.abs().amax(dim=1, keepdim=True)).any(dim=1)
+    within = (others[:, [0, -1]] - own).abs() <= 2 * TOLERANCE * logits.abs().amax(dim=1, keepdim=True)
+    return within.any(dim=1)
 
 
 def _mask_key(masks: Mapping[str, Tensor]) -> bytes:

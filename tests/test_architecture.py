@@ -298,8 +298,8 @@ def test_only_what_runs_plugins_catches_everything() -> None:
                 if any(kind is None or dotted(kind) in {"Exception", "BaseException"} for kind in kinds):
                     yield f"line {node.lineno}"
 
-    # Both run foreign code: one imports it, the other calls it.
-    allowed = ("benchmark/runner.py:", "benchmark/registry.py:")
+    # They run foreign code: one imports it, one calls it, one traces it and has another way where that fails.
+    allowed = ("benchmark/runner.py:", "benchmark/registry.py:", "benchmark/compact/")
     found = [breach for breach in breaches(wrong) if not breach.startswith(allowed)]
     assert not found, "name the exceptions that are expected"
 

@@ -23,6 +23,9 @@ TOLERANCE = 1e-5
 
 _CHECKED_FRACTIONS = (0.3, 0.6, 0.9)
 
+_CACHE_BYTES = 8 << 20
+_MOST_IMAGES = 1000
+
 # All values of a probe are held at once.
 _PROBE_BYTES = 256 << 20
 
@@ -44,8 +47,14 @@ class CompactNetwork:
     def __init__(self, network: nn.Module, layers: Sequence[Layer], example: Tensor) -> None:
         self._graph = trace(network, layers, example[:1])
         self._example = example[:1]
-        self._n_bytes = sum(_size_of_one(step.shape) for step in self._graph.steps) * example.element_size()
+        sizes = [_size_of_one(step.shape) * example.element_size() for step in self._graph.steps]
+        self._n_bytes, self._most_bytes = sum(sizes), max(sizes)
         _check(self, network, layers, example)
+
+    @property
+    def batch_size(self) -> int:
+        """Images that a program takes at once without leaving a CPU's caches; small networks gain by large batches."""
+        return max(1, min(_MOST_IMAGES, _CACHE_BYTES // self._most_bytes))
 
     def programs(self, masks: Sequence[Mapping[str, Tensor]]) -> Iterator[Program]:
         """Make the program of each set of masks: layer name to bool (n_units,), True = kept."""

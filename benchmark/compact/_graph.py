@@ -6,7 +6,9 @@ nothing in eval mode is left out.
 """
 
 import contextlib
+import functools
 import operator
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -97,6 +99,13 @@ class Graph:
     steps: tuple[Step, ...]
     output: int
     layers: dict[str, Layer] = field(default_factory=dict)
+
+    @functools.cached_property
+    def n_readers(self) -> dict[int, int]:
+        """How many steps read each value; the logits have one reader more."""
+        read = Counter(number for step in self.steps for number in step.inputs)
+        read[self.output] += 1
+        return read
 
 
 def fill(value: Any, n_images: int, inputs: Sequence[Tensor]) -> Any:
@@ -292,10 +301,7 @@ def _without_effects(target: Any) -> Any:
 
 def _fused(graph: Graph, fuse: Any) -> Graph:
     """Replace pairs of steps, the first of which nobody else reads, by one step where `fuse` gives one."""
-    readers: dict[int, int] = {graph.output: 1}
-    for step in graph.steps:
-        for number in step.inputs:
-            readers[number] = readers.get(number, 0) + 1
+    readers = graph.n_readers
     steps: list[Step] = []
     new_number = {0: 0}
     for number, step in enumerate(graph.steps, start=1):

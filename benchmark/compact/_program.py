@@ -249,12 +249,9 @@ class _Builder:
                 removed = self._facts.removed(source.tap, len(keep))
                 if bool((others & ~removed).any()) or _vectors(keep) != _vectors(part.keep):
                     continue
-                if bool((part.keep & ~keep).any()) or self._n_readers(number) != 1:
+                if bool((part.keep & ~keep).any()) or self._graph.n_readers[number] != 1:
                     continue
                 self._given[number] = whole
-
-    def _n_readers(self, number: int) -> int:
-        return sum(number in step.inputs for step in self._graph.steps)
 
     def _compute(self, step: Step, rule: Rule) -> int:
         given = self._given[step.number]

@@ -4,6 +4,7 @@ A part of a value is a `Cut`: some indices of one dimension; None is all of it. 
 takes and gives whole values, so a network that contains one is still right, and as small as its other operations allow.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -262,15 +263,32 @@ class Reshape(Rule):
 
     def _before(self, step: Step, wanted: Cut, facts: Facts) -> Part:
         """Return the indices of one dimension of the input that hold what is wanted, if there is such a dimension."""
-        after = [size.per_image if isinstance(size, Batch) else size for size in step.shape]
-        before = facts.shape(step.inputs[0])
-        kept = wanted.keep.view([-1 if dim == wanted.dim else 1 for dim in range(len(after))]).expand(after)
-        kept = kept.reshape(before)
-        for dim in range(len(before)):
-            along = kept.movedim(dim, 0).flatten(1)
-            if before[dim] > 1 and bool((along == along[:, :1]).all()):
+        after = tuple(size.per_image if isinstance(size, Batch) else size for size in step.shape)
+        dims, index = _origin(facts.shape(step.inputs[0]), after, wanted.dim)
+        kept = wanted.keep[index]
+        for position, dim in enumerate(dims):
+            along = kept.movedim(position, 0).reshape(kept.shape[position], -1)
+            if bool((along == along[:, :1]).all()):
                 return Cut(dim, along[:, 0])
         return None
+
+
+@functools.cache
+def _origin(before: tuple[int, ...], after: tuple[int, ...], dim: int) -> tuple[tuple[int, ...], Tensor]:
+    """Return the dimensions before a change of shape that decide an index after it.
+
+    Returns:
+        The dimensions, and for their indices the index of `dim` after the change, int64 of the size of the dimensions.
+    """
+    index = torch.arange(after[dim]).view([-1 if d == dim else 1 for d in range(len(after))]).expand(after)
+    index = index.reshape(before)
+    dims = []
+    for candidate in range(len(before)):
+        if bool((index == index.narrow(candidate, 0, 1)).all()):
+            index = index.narrow(candidate, 0, 1)
+        else:
+            dims.append(candidate)
+    return tuple(dims), index.reshape([before[d] for d in dims]).clone()
 
 
 class Permute(Rule):

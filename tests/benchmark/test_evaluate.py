@@ -163,13 +163,13 @@ def test_the_batch_size_does_not_change_who_is_right(kind):
 
 def test_equal_masks_are_measured_once(monkeypatch):
     model, layers, ranking = _ranked("vgg")
-    calls, measured = [], evaluate._measure
+    calls, measured = [], evaluate._accuracy
 
     def counted(*arguments):
         calls.append(arguments)
         return measured(*arguments)
 
-    monkeypatch.setattr(evaluate, "_measure", counted)
+    monkeypatch.setattr(evaluate, "_accuracy", counted)
     evaluation = _evaluation()
     # floor(rate * 24): 0, 0, 1, 1, 12.
     first = accuracy_curve(_prepared(model, layers), ranking, [0.0, 0.04, 0.05, 0.06, 0.5], evaluation)
