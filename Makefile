@@ -22,7 +22,7 @@ help:
 	@echo 'make check        formatting, lint, types, tests: what a change has to pass'
 	@echo 'make lint         the same without the tests'
 	@echo 'make format       rewrite the code to the format that `make check` wants'
-	@echo 'make bench        measure the speed of the hot paths'
+	@echo 'make bench        measure the speed of the hot paths (BENCH_FLAGS="--ratios FILE.csv": and write the ratios)'
 	@echo 'make lock         pin the dependencies of pyproject.toml again (LOCK_FLAGS=--upgrade: at their newest)'
 	@echo 'make setup        only make the environment; all of the above do it when it is missing or out of date'
 	@echo 'make clean        remove the site, builds and caches; keeps runs/ and $(VENV)/'
@@ -71,7 +71,7 @@ format: $(stamp)
 	$(python) -m ruff format .
 
 bench: $(stamp)
-	$(python) -m pytest tests/benchmarks --benchmark-enable --benchmark-only --benchmark-columns=median,iqr,rounds
+	$(python) -m pytest tests/benchmarks --benchmark-enable --benchmark-only --benchmark-columns=median,iqr,rounds $(BENCH_FLAGS)
 
 # The lock serves CPython 3.11 to 3.13 on every platform; it names versions and hashes, never where files come from.
 lock: $(stamp)

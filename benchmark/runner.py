@@ -52,13 +52,19 @@ class LoadedModel:
     plugin: Model
     network: nn.Module
     evaluation: Evaluation
+    _layers: dict[Granularity, tuple[Layer, ...]] = field(default_factory=dict)
     _prunings: dict[Granularity, Pruning] = field(default_factory=dict)
+
+    def layers(self, granularity: Granularity) -> tuple[Layer, ...]:
+        """Return the layers that hold a kind of unit."""
+        if granularity not in self._layers:
+            self._layers[granularity] = find_layers(self.network, granularity, self.probe[:1])
+        return self._layers[granularity]
 
     def pruning(self, granularity: Granularity) -> Pruning:
         """Return the network as it is pruned by a kind of unit; to be asked for while the network is undamaged."""
         if granularity not in self._prunings:
-            layers = find_layers(self.network, granularity, self.probe[:1])
-            self._prunings[granularity] = prepare_pruning(self.network, layers, self.probe)
+            self._prunings[granularity] = prepare_pruning(self.network, self.layers(granularity), self.probe)
         return self._prunings[granularity]
 
     @property
@@ -212,13 +218,7 @@ def run_job(job: Job, bench: Workbench) -> list[Row]:
     criterion = plugins.criterion_of(job)
     loaded = bench.model(job)
     pruning = loaded.pruning(job.granularity)
-    context = Context(
-        model=loaded.network,
-        layers=pruning.layers,
-        generator=generator_for(job, "criterion"),
-        data=reference_of(job, bench, loaded.plugin, criterion),
-        batch_size=batch_size_for(loaded.network, pruning.layers, loaded.probe[:1]),
-    )
+    context = context_of(job, loaded, reference_of(job, bench, loaded.plugin, criterion))
 
     def measure() -> tuple[Scoring, list[tuple[int, CurvePoint]]]:
         scoring = score_all_shots(criterion, context, job.suite.shots, loaded.probe)
@@ -284,6 +284,24 @@ def clean_reason(error: BaseException) -> str:
 def generator_for(job: Job, purpose: str) -> torch.Generator:
     """Return an independent stream for each purpose, so that none depends on what another draws."""
     return torch.Generator().manual_seed(int(digest([job.seed, purpose])[:15], 16))
+
+
+def context_of(job: Job, loaded: LoadedModel, data: Batch | None) -> Context:
+    """Return what a criterion may look at in a job.
+
+    Args:
+        job: the job.
+        loaded: its network.
+        data: the reference images and labels, as far as the criterion declares that it needs them.
+    """
+    layers = loaded.layers(job.granularity)
+    return Context(
+        model=loaded.network,
+        layers=layers,
+        generator=generator_for(job, "criterion"),
+        data=data,
+        batch_size=batch_size_for(loaded.network, layers, loaded.probe[:1]),
+    )
 
 
 def reference_of(job: Job, bench: Workbench, plugin: Model, criterion: Criterion) -> Batch | None:

@@ -3,16 +3,24 @@
 from dataclasses import dataclass
 
 from pruneboard.benchmark import plugins, provenance
-from pruneboard.benchmark.api import Context, Scores
+from pruneboard.benchmark.api import Scores
 from pruneboard.benchmark.errors import CriterionError, Unsupported
 from pruneboard.benchmark.evaluate import measure
 from pruneboard.benchmark.physical._build import Pruned, prune_coupled, prune_exactly
 from pruneboard.benchmark.physical._records import Facts, Form
 from pruneboard.benchmark.ranking import masks_at, rank
-from pruneboard.benchmark.runner import LoadedModel, NoResult, Workbench, attempt, generator_for, reference_of
+from pruneboard.benchmark.runner import (
+    LoadedModel,
+    NoResult,
+    Workbench,
+    attempt,
+    context_of,
+    generator_for,
+    reference_of,
+)
 from pruneboard.benchmark.schema import Job
-from pruneboard.benchmark.scoring import batch_size_for, score_all_shots
-from pruneboard.benchmark.units import Layer, find_layers
+from pruneboard.benchmark.scoring import score_all_shots
+from pruneboard.benchmark.units import Layer
 
 
 @dataclass(frozen=True)
@@ -49,14 +57,7 @@ def score(job: Job, shots: int, bench: Workbench) -> Scored:
     """
     criterion = plugins.criterion_of(job)
     loaded = bench.model(job)
-    layers = find_layers(loaded.network, job.granularity, loaded.probe[:1])
-    context = Context(
-        model=loaded.network,
-        layers=layers,
-        generator=generator_for(job, "criterion"),
-        data=reference_of(job, bench, loaded.plugin, criterion),
-        batch_size=batch_size_for(loaded.network, layers, loaded.probe[:1]),
-    )
+    context = context_of(job, loaded, reference_of(job, bench, loaded.plugin, criterion))
     # The reference images are drawn for the largest number of shots, and smaller ones are its prefixes.
     needed = sorted({shots, max(job.suite.shots)})
     scoring = attempt(lambda: score_all_shots(criterion, context, needed, loaded.probe), job, bench)
@@ -65,7 +66,7 @@ def score(job: Job, shots: int, bench: Workbench) -> Scored:
         if scoring.status == "unsupported":
             raise Unsupported(f"{name} declines `{job.model}` by {job.granularity}: {scoring.reason}")
         raise CriterionError(f"{name} must score every unit of `{job.model}`, but it failed: {scoring.reason}")
-    return Scored(job, shots, loaded, layers, scoring.by_shots[shots])
+    return Scored(job, shots, loaded, context.layers, scoring.by_shots[shots])
 
 
 def build(scored: Scored, rate: float, form: Form) -> Pruned:

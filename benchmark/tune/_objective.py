@@ -10,9 +10,9 @@ from pruneboard.benchmark import plugins
 from pruneboard.benchmark.api import Batch, Context, Criterion, Scores, SumCriterion
 from pruneboard.benchmark.evaluate import accuracies_under
 from pruneboard.benchmark.ranking import masks_at, rank
-from pruneboard.benchmark.runner import NoResult, attempt, generator_for, reference_of
+from pruneboard.benchmark.runner import NoResult, attempt, context_of, generator_for, reference_of
 from pruneboard.benchmark.schema import Granularity, Job, Suite
-from pruneboard.benchmark.scoring import Contribute, batch_size_for, score_all_shots
+from pruneboard.benchmark.scoring import Contribute, score_all_shots
 from pruneboard.benchmark.tune._images import TuningBench
 from pruneboard.benchmark.tune._space import Configuration, as_text
 
@@ -97,13 +97,7 @@ class Objective:
         pruning = loaded.pruning(job.granularity)
         if seed not in self._references:
             self._references[seed] = reference_of(job, self._bench, loaded.plugin, criterion)
-        context = Context(
-            model=loaded.network,
-            layers=pruning.layers,
-            generator=generator_for(job, "criterion"),
-            data=self._references[seed],
-            batch_size=batch_size_for(loaded.network, pruning.layers, loaded.probe[:1]),
-        )
+        context = context_of(job, loaded, self._references[seed])
         shots = max(suite.shots)
         scoring = score_all_shots(criterion, context, [shots], loaded.probe, self._shared.of_draw(seed))
         ranking = rank(scoring.by_shots[shots], suite.scope, generator_for(job, "ties"))
