@@ -115,6 +115,7 @@ def _logits(model: Callable[[Tensor], Tensor], evaluation: Evaluation, n_at_once
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
+    logits, labels = logits.cpu(), labels.cpu()
     # A stable sort gives equal logits, such as those of a network without units, to the lowest class index.
     best = logits.sort(dim=1, descending=True, stable=True).indices[:, :5]
     hits = best == labels[:, None]

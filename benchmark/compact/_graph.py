@@ -335,13 +335,17 @@ def _fold_norm(affine: Step, norm: Step) -> Step | None:
     _, scale, shift, mean, variance, training, _, epsilon = norm.args[:8]
     if training or not isinstance(mean, Tensor) or not isinstance(variance, Tensor):
         return None
-    weight, bias = affine.args[1].double(), bias_of(affine)
-    factor = (variance.double() + epsilon).rsqrt() * (1.0 if scale is None else scale.double())
-    moved = (0.0 if bias is None else bias.double()) - mean.double()
-    folded = moved * factor + (0.0 if shift is None else shift.double())
-    weight = weight * factor.view(-1, *[1] * (weight.ndim - 1))
-    args = (affine.args[0], weight.to(affine.args[1].dtype), folded.to(affine.args[1].dtype), *affine.args[3:])
-    return replace(affine, args=args)
+    weight, bias, own = affine.args[1], bias_of(affine), _in_double(affine.args[1])
+    factor = (_in_double(variance) + epsilon).rsqrt() * (1.0 if scale is None else _in_double(scale))
+    moved = (0.0 if bias is None else _in_double(bias)) - _in_double(mean)
+    folded = moved * factor + (0.0 if shift is None else _in_double(shift))
+    own = own * factor.view(-1, *[1] * (own.ndim - 1))
+    return replace(affine, args=(affine.args[0], own.to(weight), folded.to(weight), *affine.args[3:]))
+
+
+def _in_double(parameter: Tensor) -> Tensor:
+    # Not every device has this type.
+    return parameter.cpu().double()
 
 
 def _fold_tap(affine: Step, tap: Step) -> Step | None:
