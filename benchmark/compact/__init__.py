@@ -95,10 +95,12 @@ def _check(compact: CompactNetwork, network: nn.Module, layers: Sequence[Layer],
 def _some_masks(layers: Sequence[Layer]) -> list[dict[str, Tensor]]:
     """Return masks that keep many and few units at random, and masks without any unit of every second layer."""
     generator = torch.Generator().manual_seed(0)
-    masks = [
-        {layer.name: torch.rand(layer.n_units, generator=generator) >= fraction for layer in layers}
-        for fraction in _CHECKED_FRACTIONS
-    ]
+
+    def drawn(fraction: float) -> dict[str, Tensor]:
+        return {layer.name: torch.rand(layer.n_units, generator=generator) >= fraction for layer in layers}
+
+    masks = [drawn(fraction) for fraction in _CHECKED_FRACTIONS]
     for odd in (0, 1):
-        masks.append({layer.name: torch.full((layer.n_units,), i % 2 == odd) for i, layer in enumerate(layers)})
+        half = drawn(0.5)
+        masks.append({name: mask & (i % 2 == odd) for i, (name, mask) in enumerate(half.items())})
     return masks
