@@ -16,7 +16,7 @@ from pruneboard.benchmark.units import Layer, tapped
 
 _MOST_IMAGES = 100
 _LEAST_IMAGES = 5
-_TAP_BYTES = 36 * 2**20
+_TAP_BYTES = 18 * 2**20
 """Memory of the activations at all taps in one pass on the CPU, unless that is less than the fewest images."""
 
 

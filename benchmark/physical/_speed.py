@@ -1,5 +1,6 @@
 """Timing networks in turns, so that what slows the machine down slows all of them."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 
 _N_WARM_UP = 3
 
@@ -50,6 +50,10 @@ def time_in_turns(networks: Sequence[nn.Module], images: Tensor, timing: Timing)
         images: images they accept, (n_images, channels, height, width).
         timing: how.
     """
+    # On import it looks for a compiler of CUDA code, and complains where there is none.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    from torch.utils.benchmark import Timer
+
     timers = [
         Timer("network(images)", globals={"network": network, "images": images}, num_threads=timing.threads)
         for network in networks
