@@ -1,6 +1,7 @@
 """The command that prunes: a smaller network as files, and what it says of it."""
 
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +83,7 @@ def prune(options: PruneOptions) -> bool:
     targets = targets_of(options.out, onnx=options.onnx)
     check_targets(targets, overwrite=options.overwrite)
     bench = Workbench(resolve_device(options.device))
+    before = targets.stamps()
     try:
         make_plugins_ready([job], console)
         scored = score(job, shots, bench)
@@ -89,7 +91,7 @@ def prune(options: PruneOptions) -> bool:
         facts = facts_of(scored, pruned, options.rate, options.form, bench)
         write(pruned.network, facts, targets)
     except KeyboardInterrupt:
-        console.print("Stopped; nothing was written.")
+        console.print(_what_stopped(targets, before), soft_wrap=True)
         return True
     _report(scored, pruned, facts, targets, console)
     return False
@@ -134,6 +136,16 @@ def _granularity_of(options: PruneOptions, known: tuple[Granularity, ...]) -> Gr
     if found not in known:
         raise ModelError(f"`--granularity` must be one of {', '.join(known)} for `{options.model}`, got `{given}`.")
     return found
+
+
+def _what_stopped(targets: Targets, before: Mapping[Path, tuple[int, int]]) -> str:
+    """Say what Ctrl-C left: files appear one after another, so it can come between them."""
+    now = targets.stamps()
+    written = {path: "was replaced" if path in before else "is new" for path in now if now[path] != before.get(path)}
+    if not written:
+        return "Stopped; nothing was written."
+    parts = [f"`{path}` {written.get(path, 'was not written')}" for path in targets.paths]
+    return f"Stopped while the files were put in place: {', '.join(parts)}. Write them again with `--overwrite`."
 
 
 def _report(scored: Scored, pruned: Pruned, facts: Facts, targets: Targets, console: Console) -> None:

@@ -3,8 +3,11 @@
 import contextlib
 import importlib.util
 import json
+import keyword
 import logging
+import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,9 @@ from pruneboard.benchmark.physical._source import module_source
 from pruneboard.benchmark.store import atomic_file
 
 _SUFFIX = ".safetensors"
+
+# What the module imports, and what torch and ONNX import in turn.
+_TAKEN = sys.stdlib_module_names | {"__main__", "numpy", "onnx", "safetensors", "torch"}
 
 
 @dataclass(frozen=True)
@@ -37,21 +43,33 @@ class Targets:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """All files."""
+        """All files, in the order in which they appear."""
         return (self.weights, self.module, *(() if self.onnx is None else (self.onnx,)))
+
+    def stamps(self) -> Mapping[Path, tuple[int, int]]:
+        """Return what tells each file that exists from one that replaces it."""
+        found = {path: path.stat() for path in self.paths if path.exists()}
+        return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in found.items()}
 
 
 def targets_of(out: Path, *, onnx: bool) -> Targets:
     """Return the files for `--out`, whose suffix is `.safetensors` whether it is named or not.
 
     Raises:
-        AssetError: it has another suffix, or no name.
+        AssetError: it has another suffix or no name, or the module could not be imported by its name.
         ModelError: ONNX is wanted, and what writes it is not installed.
     """
-    if out.suffix not in ("", _SUFFIX) or not out.name or out.is_dir():
+    if out.suffix not in ("", _SUFFIX) or out.name in ("", _SUFFIX) or out.is_dir():
         raise AssetError(
             f"`--out` must name a file that ends in `{_SUFFIX}` or has no suffix, got `{out}`; the module and the ONNX "
             "file are put beside it."
+        )
+    module = out.with_suffix(".py")
+    if keyword.iskeyword(module.stem) or module.stem in _TAKEN:
+        reason = "is a keyword of Python" if keyword.iskeyword(module.stem) else "would hide the module of that name"
+        raise AssetError(
+            f"`--out` must give a name that the module beside it can be imported by, got `{out}`: `{module.stem}` "
+            f"{reason}; choose another name, such as `{module.stem}_pruned`."
         )
     missing = [name for name in ("onnx", "onnxscript") if onnx and importlib.util.find_spec(name) is None]
     if missing:
@@ -59,7 +77,7 @@ def targets_of(out: Path, *, onnx: bool) -> Targets:
             f"`--onnx` needs {' and '.join(missing)}; install them with `pip install pruneboard[onnx]`, or leave the "
             "option out."
         )
-    return Targets(out.with_suffix(_SUFFIX), out.with_suffix(".py"), out.with_suffix(".onnx") if onnx else None)
+    return Targets(out.with_suffix(_SUFFIX), module, out.with_suffix(".onnx") if onnx else None)
 
 
 def check_targets(targets: Targets, *, overwrite: bool) -> None:
@@ -82,7 +100,7 @@ def check_targets(targets: Targets, *, overwrite: bool) -> None:
 
 
 def write(network: fx.GraphModule, facts: Facts, targets: Targets) -> None:
-    """Write a network's files; they appear when all of them are whole.
+    """Write a network's files; they appear when all of them are whole, in the order of `Targets.paths`.
 
     Args:
         network: the pruned network, on the CPU.
@@ -96,7 +114,9 @@ def write(network: fx.GraphModule, facts: Facts, targets: Targets) -> None:
     source = module_source(network, facts, targets.weights.name)
     state = {name: tensor.detach().contiguous().clone() for name, tensor in network.state_dict().items()}
     with contextlib.ExitStack() as stack:
-        weights, module, *onnx = [stack.enter_context(atomic_file(path)) for path in targets.paths]
+        # The stack closes what was entered last first, and a module without its weights is of no use.
+        temporary = {path: stack.enter_context(atomic_file(path)) for path in reversed(targets.paths)}
+        weights, module, *onnx = [temporary[path] for path in targets.paths]
         weights.write_bytes(safetensors.torch.save(state, metadata=_metadata(facts)))
         module.write_text(source, encoding="utf-8")
         for path in onnx:

@@ -181,11 +181,23 @@ def test_bad_input_is_one_message(arguments, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("out", "message"), [("small.pt", "must name a file that ends in"), (".", "must name a file")])
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("small.pt", "must name a file that ends in"),
+        (".", "must name a file"),
+        ("d/.safetensors", "must name a file"),
+        ("class.safetensors", "got `class.safetensors`: `class` is a keyword of Python; choose another name, such as"),
+        ("d/torch", "got `d/torch`: `torch` would hide the module of that name; choose another name, such as"),
+        ("math", "`math` would hide the module of that name"),
+        ("safetensors", "`safetensors` would hide the module of that name"),
+    ],
+)
 def test_a_file_of_another_kind_is_refused(out, message, tmp_path):
     done = pruneboard_here("prune", "digits_vgg", "--criterion", "magnitude", "--rate", 0.5, "--out", out, cwd=tmp_path)
 
     assert (done.returncode, message in done.stderr) == (2, True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_existing_files_are_kept_unless_they_may_be_replaced(tmp_path):
@@ -232,3 +244,42 @@ def test_ctrl_c_leaves_nothing(monkeypatch, tmp_path):
 
     assert (done.returncode, done.stdout) == (130, "Stopped; nothing was written.\n")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("n_written", "overwrite", "said"),
+    [
+        (1, False, "`small.safetensors` is new, `small.py` was not written. Write them again with `--overwrite`."),
+        (1, True, "`small.safetensors` was replaced, `small.py` was not written. Write them again with `--overwrite`."),
+        (2, True, "`small.safetensors` was replaced, `small.py` was replaced. Write them again with `--overwrite`."),
+    ],
+)
+def test_ctrl_c_between_the_files_says_which_there_are(n_written, overwrite, said, monkeypatch, tmp_path):
+    if overwrite:
+        for name in ("small.safetensors", "small.py"):
+            (tmp_path / name).write_text("old")
+    replaced, replace = [], Path.replace
+
+    def interrupted(path, target):
+        if target.name.startswith("small"):
+            if len(replaced) == n_written:
+                raise KeyboardInterrupt
+            replaced.append(target.name)
+        found = replace(path, target)
+        if len(replaced) == n_written == 2:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    done = pruneboard_here(
+        *("prune", "digits_vgg", "--criterion", "magnitude", "--rate", 0.5, "--out", "small", "--device", "cpu"),
+        *(("--overwrite",) if overwrite else ()),
+        cwd=tmp_path,
+    )
+
+    assert (done.returncode, done.stdout) == (130, f"Stopped while the files were put in place: {said}\n")
+    assert replaced == ["small.safetensors", "small.py"][:n_written]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *replaced,
+        *(("small.safetensors", "small.py") if overwrite else ()),
+    }
