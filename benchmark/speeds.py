@@ -5,8 +5,9 @@ The table is `SUITE/speed.csv` of a run folder or of a results folder, and is re
 
 import csv
 import dataclasses
+import math
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,8 @@ class Speed:
         return (*(getattr(self, name) for name in names), self.threads)
 
 
+_POSITIVE = ("latency_seconds", "images_per_second", "unpruned_seconds", "speedup")
+_NOT_NEGATIVE = ("latency_iqr_seconds", "rate")
 _KINDS: Mapping[str, type] = typing.get_type_hints(Speed)
 _ORDER = ("model", "granularity", "criterion", "form", "device", "threads", "batch_size", "rate", "seed", "shots")
 
@@ -126,12 +129,8 @@ class SpeedStore:
             return []
         try:
             with path.open(encoding="utf-8", newline="") as file:
-                reader = csv.DictReader(file, strict=True)
-                lines = list(reader)
-            if tuple(reader.fieldnames or ()) != tuple(_KINDS):
-                raise ValueError(f"its columns must be {', '.join(_KINDS)}")
-            return [_speed(line) for line in lines]
-        except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+                return list(_speeds(csv.reader(file, strict=True)))
+        except (OSError, ValueError, csv.Error) as error:
             raise StoreError(
                 f"a table of speeds must be whole and of version {VERSION}, but `{path}` cannot be used: {error}; "
                 f"delete it and measure again with `pruneboard speed {suite}`."
@@ -167,16 +166,36 @@ def current_speeds(speeds: Iterable[Speed], suite: Suite) -> list[Speed]:
     ]
 
 
-def _speed(line: Mapping[str, Any]) -> Speed:
-    values = {name: _value(kind, line[name]) for name, kind in _KINDS.items()}
+def _speeds(lines: Iterator[Sequence[str]]) -> Iterator[Speed]:
+    if tuple(next(lines, ())) != tuple(_KINDS):
+        raise ValueError(f"its columns must be {', '.join(_KINDS)}")
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield _speed(line)
+        except ValueError as error:
+            raise ValueError(f"in row {number} below the names of the columns, {error}") from error
+
+
+def _speed(line: Sequence[str]) -> Speed:
+    if len(line) != len(_KINDS):
+        raise ValueError(f"there must be {len(_KINDS)} fields, got {len(line)}")
+    values = {name: _value(name, kind, text) for (name, kind), text in zip(_KINDS.items(), line, strict=True)}
     if values["version"] != VERSION:
-        raise ValueError(f"a line of it has version {values['version']}")
+        raise ValueError(f"the version is {values['version']}")
     return Speed(**values)
 
 
-def _value(kind: type, text: str) -> Any:
+def _value(name: str, kind: type, text: str) -> Any:
     if kind is bool:
         if text not in ("True", "False"):
-            raise ValueError(f"`clean` must be True or False, got {text!r}")
+            raise ValueError(f"`{name}` must be True or False, got `{text}`")
         return text == "True"
-    return kind(text)
+    try:
+        value = kind(text)
+    except ValueError as error:
+        raise ValueError(f"`{name}` must be a number, got `{text}`") from error
+    if name in _POSITIVE and not (math.isfinite(value) and value > 0):
+        raise ValueError(f"`{name}` must be finite and above 0, got `{text}`")
+    if name in _NOT_NEGATIVE and not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"`{name}` must be finite and not below 0, got `{text}`")
+    return value

@@ -193,6 +193,31 @@ def test_a_damaged_table_is_refused(old, new, tmp_path):
         store.read("digits")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (",c,True,", ",True,", "there must be 28 fields, got 27"),
+        (",c,True,", ",c,c,True,", "there must be 28 fields, got 29"),
+        (",0.002,", ",nan,", "`latency_seconds` must be finite and above 0, got `nan`"),
+        (",0.002,", ",inf,", "`latency_seconds` must be finite and above 0, got `inf`"),
+        (",0.002,", ",0.0,", "`latency_seconds` must be finite and above 0, got `0.0`"),
+        (",0.003,", ",-0.003,", "`unpruned_seconds` must be finite and above 0, got `-0.003`"),
+        (",1e-05,", ",-1e-05,", "`latency_iqr_seconds` must be finite and not below 0, got `-1e-05`"),
+        (",21,", ",many,", "`n_runs` must be a number, got `many`"),
+    ],
+)
+def test_a_damaged_row_is_named(old, new, said, tmp_path):
+    store = SpeedStore(tmp_path)
+    path = store.add("digits", [_speed(), _speed(batch_size=64)])
+    head, first, second = path.read_text().splitlines(keepends=True)
+    assert old in second
+    path.write_text(head + first + second.replace(old, new))
+
+    with pytest.raises(StoreError) as caught:
+        store.read("digits")
+    assert f"`{path}` cannot be used: in row 2 below the names of the columns, {said}; delete it" in str(caught.value)
+
+
 def test_speeds_of_another_version_of_the_suite_are_left_out():
     suite = make_suite()
     kept = _speed()
