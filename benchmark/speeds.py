@@ -97,6 +97,16 @@ class Speed:
         names = ("model", "granularity", "criterion", "seed", "shots", "rate", "form", "batch_size", "device")
         return (*(getattr(self, name) for name in names), self.threads)
 
+    @property
+    def group(self) -> tuple[object, ...]:
+        """What is compared with each other; the rows of a group share `basis`."""
+        return (self.model, self.granularity, self.criterion, self.form, self.device, self.threads)
+
+    @property
+    def basis(self) -> tuple[str, str, str]:
+        """What may have changed between two measurements of a group."""
+        return (self.key, self.torch, self.pruneboard)
+
 
 _POSITIVE = ("latency_seconds", "images_per_second", "unpruned_seconds", "speedup")
 _NOT_NEGATIVE = ("latency_iqr_seconds", "rate")
@@ -139,13 +149,15 @@ class SpeedStore:
     def add(self, suite: str, speeds: Iterable[Speed]) -> Path:
         """Add speeds to a suite's table, in the place of older ones of the same cells, and return the file.
 
+        Where a network, criterion or library has changed since, older rows of the same group go as well.
+
         Raises:
             StoreError: the file is damaged or cannot be written.
         """
         known = {speed.cell: speed for speed in (*self.read(suite), *speeds)}
         path = self.path(suite)
         with atomic_file(path) as temporary:
-            write_speeds(list(known.values()), temporary)
+            write_speeds(_latest(list(known.values())), temporary)
         return path
 
 
@@ -159,11 +171,17 @@ def write_speeds(speeds: Sequence[Speed], path: Path) -> None:
 
 
 def current_speeds(speeds: Iterable[Speed], suite: Suite) -> list[Speed]:
-    """Return the speeds that belong to the suite as it is now."""
+    """Return the speeds that belong to the suite as it is now, of each group those measured on the latest basis."""
     cells = {(model.name, granularity) for model in suite.models for granularity in model.granularities}
-    return [
-        speed for speed in speeds if speed.suite_digest == suite.digest and (speed.model, speed.granularity) in cells
-    ]
+    return _latest(
+        [speed for speed in speeds if speed.suite_digest == suite.digest and (speed.model, speed.granularity) in cells]
+    )
+
+
+def _latest(speeds: Sequence[Speed]) -> list[Speed]:
+    """Leave out the speeds of each group whose key or library version is not that of its latest one."""
+    basis = {speed.group: speed.basis for speed in sorted(speeds, key=lambda speed: speed.time_utc)}
+    return [speed for speed in speeds if speed.basis == basis[speed.group]]
 
 
 def _speeds(lines: Iterator[Sequence[str]]) -> Iterator[Speed]:

@@ -226,6 +226,26 @@ def test_speeds_of_another_version_of_the_suite_are_left_out():
     assert current_speeds([kept, *others], suite) == [kept]
 
 
+@pytest.mark.parametrize("change", [{"key": "new"}, {"torch": "2.10.0"}, {"pruneboard": "0.2.0"}])
+def test_speeds_of_another_key_or_library_go_when_newer_ones_come(change, tmp_path):
+    others = [
+        _speed(**of_another_group)
+        for of_another_group in ({"form": "coupled"}, {"threads": 8}, {"device": "z"}, {"criterion": "random"})
+    ]
+    old = [_speed(), _speed(rate=0.9), _speed(batch_size=64)]
+    new = _speed(**change, rate=0.25, time_utc="2026-01-02T00:00:00+00:00")
+
+    assert set(current_speeds([new, *old, *others], make_suite())) == {new, *others}
+    store = SpeedStore(tmp_path)
+    store.add("digits", [*old, *others])
+    assert len(store.read("digits")) == 7
+    store.add("digits", [new])
+    assert set(store.read("digits")) == {new, *others}
+    # What is published from an older run folder does not stand in for what was measured later.
+    store.add("digits", [_speed(rate=0.75)])
+    assert set(store.read("digits")) == {new, *others}
+
+
 def test_the_page_has_a_table_for_each_machine_and_none_without_measurements(tmp_path):
     suite = make_suite()
     rows = make_rows(suite, criteria=("taylor", "random"))
