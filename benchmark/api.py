@@ -332,7 +332,8 @@ class PooledCriterion(SumCriterion):
 
     def own_contributions(self, context: Context) -> Scores:
         """Keep the one part that the place of the absolute value needs, and let it stand for both without a copy."""
-        if type(self).reduce is not PooledCriterion.reduce:
+        ours = ("contributions", "all_contributions", "reduce", "reduce_prefix")
+        if any(getattr(type(self), name) is not getattr(PooledCriterion, name) for name in ours):
             # A plugin's own way may read both.
             return self.all_contributions(context)
         part = {layer.name: int(absolute_place(layer, self.absolute) == "token") for layer in context.layers}

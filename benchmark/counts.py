@@ -43,7 +43,7 @@ def count_sizes(
     stacked = {layer.name: torch.stack([m[layer.name] for m in masks]).to(example.device) for layer in layers}
     probe = _Probe(model, layers, stacked, len(masks))
     with probe, torch.no_grad():
-        model(torch.ones_like(example).expand(len(masks), *example.shape[1:]).clone())
+        model(torch.full_like(example, math.nan).expand(len(masks), *example.shape[1:]).clone())
     return tuple(Size(int(p), int(m)) for p, m in zip(probe.params.tolist(), probe.macs.tolist(), strict=True))
 
 
@@ -63,7 +63,7 @@ def live_inputs(
     """
     probe = _Probe(model, layers, {name: mask[None].to(example.device) for name, mask in masks.items()}, 1)
     with probe, torch.no_grad():
-        model(torch.ones_like(example))
+        model(torch.full_like(example, math.nan))
     return {name: live[0] for name, live in probe.live.items()}
 
 

@@ -193,8 +193,10 @@ class _Reader:
             match few.op:
                 case "placeholder":
                     self._values[few] = 0
+                    self._shapes[few] = (Batch(1), *few.meta["val"].shape[1:])
                 case "get_attr":
                     self._values[few] = getattr(self._few, few.target).detach()
+                    self._shapes[few] = tuple(self._values[few].shape)
                 case "call_function":
                     self._values[few] = self._read(few, more)
                 case "output":
@@ -214,6 +216,9 @@ class _Reader:
         target = aten.reshape.default if few.target is aten.view.default else _without_effects(few.target)
         self._shapes[few] = self._merge(tuple(values[0].shape), tuple(values[1].shape))
         args, kwargs = self._merge((few.args, dict(few.kwargs)), (more.args, dict(more.kwargs)))
+        if target is aten.squeeze.default:
+            # Which dimensions have size one must not depend on the number of images.
+            target, args = aten.reshape.default, (args[0], list(self._shapes[few]))
         if target.overloadpacket in _IDENTITIES:
             return self._values[few.args[0]]  # type: ignore[index]
         return self._append(target, args, kwargs, self._shapes[few])
@@ -320,7 +325,9 @@ def _fused(graph: Graph, fuse: Any) -> Graph:
 
 def is_affine(step: Step) -> bool:
     """Whether it is a convolution or a linear layer whose weights are constants."""
-    return step.name in (aten.conv2d, aten.linear) and isinstance(step.args[1], Tensor) and step.args[0] == Slot(0)
+    if step.name not in (aten.conv2d, aten.linear) or step.args[0] != Slot(0) or not isinstance(step.args[1], Tensor):
+        return False
+    return isinstance(bias_of(step), Tensor | None)
 
 
 def bias_of(step: Step) -> Tensor | None:
@@ -333,7 +340,10 @@ def _fold_norm(affine: Step, norm: Step) -> Step | None:
     if norm.name is not aten.batch_norm or not is_affine(affine) or affine.tap is not None:
         return None
     _, scale, shift, mean, variance, training, _, epsilon = norm.args[:8]
-    if training or not isinstance(mean, Tensor) or not isinstance(variance, Tensor):
+    constant = isinstance(mean, Tensor) and isinstance(variance, Tensor)
+    constant &= isinstance(scale, Tensor | None) and isinstance(shift, Tensor | None)
+    # Behind a linear layer of tokens a norm is one of tokens, not of channels.
+    if training or not constant or (affine.name is aten.linear and len(affine.shape) != 2):
         return None
     weight, bias, own = affine.args[1], bias_of(affine), _in_double(affine.args[1])
     factor = (_in_double(variance) + epsilon).rsqrt() * (1.0 if scale is None else _in_double(scale))

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pruneboard.benchmark.compact._graph import Batch, Graph, Slot, Step, aten, is_affine, is_tap
+from pruneboard.benchmark.compact._graph import Batch, Graph, NotCompactable, Slot, Step, aten, is_affine, is_tap
 from pruneboard.benchmark.compact._rules import Cut, Part, Rule, is_activation, part, rule_of, take
 
 _VECTOR = 8
 """Channels that a CPU computes at once: a layer with fewer outputs costs as much as one with the next multiple."""
 
-# Their rules may return what they were given.
-_MAY_PASS_ON = {torch.ops.pruneboard.tap, aten.pad, aten.constant_pad_nd, aten.slice}
+# Operations whose values lie in memory of their own; of all others it is supposed that they share it with their inputs.
+_ALLOCATING = {
+    *(aten.conv2d, aten.linear, aten.batch_norm, aten.layer_norm, aten.matmul, aten.scaled_dot_product_attention),
+    *(aten.softmax, aten.max_pool2d, aten.avg_pool2d, aten.adaptive_avg_pool2d, aten.mean, aten.cat),
+}
 
 
 class Probe:
@@ -45,6 +48,8 @@ class Probe:
     def _value(self, step: Step) -> Tensor:
         inputs = [self._values[number] for number in step.inputs]
         value = step.call(self.n_sets, inputs)
+        if not value.is_floating_point() and any(bool(one.isnan().any()) for one in inputs):
+            raise NotCompactable(f"`{step.name}` decides by values that depend on the image, which NaN cannot show")
         if step.name is aten.mul and len(inputs) == 2:
             # A unit that is zero stays zero, whatever gate it is multiplied with.
             value = value.masked_fill((inputs[0] == 0) | (inputs[1] == 0), 0.0)
@@ -150,13 +155,14 @@ class _Instruction:
     Attributes:
         call: computes a value from the number of images and the registers it reads.
         reads: registers.
-        is_view: whether its value may share memory with the first register it reads, or with a constant.
+        owns: whether its value lies in memory of its own; else it may share memory with what it reads, or with a
+            constant.
         in_place: does the same by overwriting the first register it reads, or None.
     """
 
     call: Callable[..., Tensor]
     reads: tuple[int, ...]
-    is_view: bool = False
+    owns: bool = False
     in_place: Callable[..., Tensor] | None = None
 
 
@@ -169,23 +175,29 @@ class Program:
     """
 
     def __init__(self, instructions: Sequence[_Instruction], output: int) -> None:
-        root = [0]
-        for instruction in instructions:
-            owner = root[instruction.reads[0]] if instruction.reads else 0
-            root.append(owner if instruction.is_view else len(root))
-        last_use = {root[output]: len(instructions)}
+        # Whose memory a register may lie in; the images and constants belong to others, and stand under 0.
+        memory = [frozenset({0})]
+        for register, instruction in enumerate(instructions, start=1):
+            shared = frozenset({0}).union(*(memory[read] for read in instruction.reads))
+            memory.append(frozenset({register}) if instruction.owns else shared)
+        read_last: dict[int, int] = {output: len(instructions)}
+        used_last = dict.fromkeys(memory[output], len(instructions))
         for index in reversed(range(len(instructions))):
             for register in instructions[index].reads:
-                last_use.setdefault(root[register], index)
+                read_last.setdefault(register, index)
+                for owner in memory[register]:
+                    used_last.setdefault(owner, index)
         self._output = output
         self._calls: list[tuple[Callable[..., Tensor], tuple[int, ...], tuple[int, ...]]] = []
         for index, instruction in enumerate(instructions):
-            ended = {r for r in range(index + 1) if last_use.get(root[r]) == index}
-            target = instruction.reads[0] if instruction.reads else 0
-            # The images belong to the caller, and so do constants, which are handed out as views of templates.
-            overwrites = instruction.in_place is not None and root[target] != 0 and target in ended
-            call = instruction.in_place if overwrites else instruction.call
-            self._calls.append((call, instruction.reads, tuple(ended - {output})))  # type: ignore[arg-type]
+            call = instruction.call
+            if instruction.in_place is not None:
+                target, *others = instruction.reads
+                alone = memory[target] == {target} and all(target not in memory[other] for other in others)
+                if alone and target != 0 and used_last[target] == index:
+                    call = instruction.in_place
+            ended = tuple({r for r in instruction.reads if read_last[r] == index})
+            self._calls.append((call, instruction.reads, ended))
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the logits, (n_images, n_classes)."""
@@ -274,7 +286,8 @@ class _Builder:
         takes = rule.takes(step, given, self._facts)
         reads = tuple(self._fit(number, taken) for number, taken in zip(step.inputs, takes, strict=True))
         call = rule.call(step, given, self._facts)
-        return self._emit(call, reads, is_view=_shares_memory(step), in_place=_overwriting(step, rule))
+        owns = step.name in _ALLOCATING or is_activation(rule)
+        return self._emit(call, reads, owns=owns, in_place=_overwriting(step, rule))
 
     def _add(self, step: Step, given: Part) -> int:
         """Add two values; one that is zero outside a part of the sum is added to that part only."""
@@ -290,11 +303,11 @@ class _Builder:
             source = self._registers[small]
             positions = (cut.keep if given is None else cut.keep[given.keep]).nonzero().flatten()
             call, in_place = _scattered_addition(cut.dim, positions)
-            return self._emit(call, (register, source), in_place=in_place)
+            return self._emit(call, (register, source), owns=True, in_place=in_place)
         reads = tuple(self._fit(number, taken) for number, taken in zip(step.inputs, takes, strict=True))
-        return self._emit(lambda _n, a, b: a + b, reads, in_place=self._added_in_place(step, takes))
+        return self._emit(lambda _n, a, b: a + b, reads, owns=True, in_place=self._added_in_place(step))
 
-    def _added_in_place(self, step: Step, takes: Sequence[Part]) -> Callable[..., Tensor] | None:
+    def _added_in_place(self, step: Step) -> Callable[..., Tensor] | None:
         same = self._facts.shape(step.inputs[0]) == self._facts.shape(step.inputs[1])
         computed = step.inputs[0] in self._given
         return (lambda _n, a, b: a.add_(b)) if same and computed else None
@@ -336,7 +349,7 @@ class _Builder:
         positions = has.keep[keep].nonzero().flatten().to(template.device)
         expand = self._expanding(number, template)
         dim = has.dim
-        whole = self._emit(lambda n, x: expand(n).index_copy(dim, positions, x), (register,))
+        whole = self._emit(lambda n, x: expand(n).index_copy(dim, positions, x), (register,), owns=True)
         if wanted is None or (wanted.dim == has.dim and torch.equal(keep, wanted.keep)):
             return whole
         return self._narrowed(whole, wanted if wanted.dim != has.dim else Cut(has.dim, wanted.keep[keep]))
@@ -345,7 +358,7 @@ class _Builder:
         template = self._facts.constant(number)
         if wanted is not None:
             template = take(template, wanted.dim, wanted.keep)
-        return self._emit(self._expanding(number, template), (), is_view=True)
+        return self._emit(self._expanding(number, template), ())
 
     def _expanding(self, number: int, template: Tensor) -> Callable[[int], Tensor]:
         batched = _batch_of(self._graph, number)
@@ -360,17 +373,17 @@ class _Builder:
     def _narrowed(self, register: int, cut: Cut) -> int:
         index = cut.keep.nonzero().flatten()
         dim = cut.dim
-        return self._emit(lambda _n, x: x.index_select(dim, index.to(x.device)), (register,))
+        return self._emit(lambda _n, x: x.index_select(dim, index.to(x.device)), (register,), owns=True)
 
     def _emit(
         self,
         call: Callable[..., Tensor],
         reads: tuple[int, ...],
         *,
-        is_view: bool = False,
+        owns: bool = False,
         in_place: Callable[..., Tensor] | None = None,
     ) -> int:
-        self._instructions.append(_Instruction(call, reads, is_view, in_place))
+        self._instructions.append(_Instruction(call, reads, owns, in_place))
         return len(self._instructions)
 
 
@@ -385,11 +398,6 @@ def _union(parts: Sequence[Part]) -> Part:
 
 def _vectors(keep: Tensor) -> int:
     return -(-int(keep.sum()) // _VECTOR)
-
-
-def _shares_memory(step: Step) -> bool:
-    returned = step.target._schema.returns[0].alias_info
-    return returned is not None or step.name in _MAY_PASS_ON
 
 
 def _overwriting(step: Step, rule: Rule) -> Callable[..., Tensor] | None:
