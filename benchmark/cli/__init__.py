@@ -277,8 +277,11 @@ def speed(
         publish=publish,
         fresh=fresh,
     )
-    if measuring.measure_speed(loaded, options):
+    summary = measuring.measure_speed(loaded, options)
+    if summary.interrupted:
         sys.exit(EXIT_INTERRUPTED)
+    if summary.n_failed:
+        sys.exit(EXIT_FAILED_JOBS)
 
 
 @site.command()

@@ -1,6 +1,7 @@
 """The command that measures how fast physically pruned networks are."""
 
 import datetime
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,11 +57,26 @@ class SpeedOptions:
     fresh: bool
 
 
-def measure_speed(suite: Suite, options: SpeedOptions) -> bool:
-    """Measure the speeds that are not measured yet, and print the table; return whether Ctrl-C stopped it.
+@dataclass(frozen=True)
+class SpeedSummary:
+    """How the measurements went.
+
+    Attributes:
+        n_failed: networks that could not be measured.
+        interrupted: whether Ctrl-C ended it.
+    """
+
+    n_failed: int
+    interrupted: bool
+
+
+def measure_speed(suite: Suite, options: SpeedOptions) -> SpeedSummary:
+    """Measure the speeds that are not measured yet, and print the table of this machine.
+
+    A network that cannot be pruned physically is reported, and the others are measured.
 
     Raises:
-        PruneboardError: bad input, found before any work, or a network that cannot be pruned physically.
+        PruneboardError: bad input, found before any work, or a criterion that fails.
     """
     console = make_console()
     rates = _rates(suite, options.rates)
@@ -71,10 +87,11 @@ def measure_speed(suite: Suite, options: SpeedOptions) -> bool:
     timing = Timing(threads=options.threads or torch.get_num_threads())
     store = SpeedStore(options.out)
     known = store.read(suite.name)
+    meters = [_Meter(job, rates, options, timing, bench) for job in jobs]
+    n_failed = 0
     try:
         make_plugins_ready(jobs, console)
-        for number, job in enumerate(jobs, start=1):
-            meter = _Meter(job, rates, options, timing, bench)
+        for number, (job, meter) in enumerate(zip(jobs, meters, strict=True), start=1):
             if not options.fresh and meter.is_done(known):
                 continue
             console.print(f"[{number}/{len(jobs)}] {job}")
@@ -82,11 +99,24 @@ def measure_speed(suite: Suite, options: SpeedOptions) -> bool:
                 store.add(suite.name, meter.measure())
             except Unsupported as refusal:
                 console.print(f"left out: {refusal}")
+            except ModelError as error:
+                n_failed += 1
+                console.print(f"failed: `{job.model}` by {job.granularity}: {error}")
     except KeyboardInterrupt:
         console.print("Stopped; what was measured is kept, and the same command continues.")
-        return True
-    _finish(suite, options, store, console)
-    return False
+        return SpeedSummary(n_failed, interrupted=True)
+    rows = [
+        row for row in current_speeds(store.read(suite.name), suite) if any(meter.has_measured(row) for meter in meters)
+    ]
+    if rows:
+        _print_table(rows, options.form, store.path(suite.name), console)
+        if options.publish:
+            _publish(suite, options, store, console)
+    else:
+        console.print(f"Nothing was measured: every criterion declined{' or network failed' if n_failed else ''}.")
+    if n_failed:
+        console.print(f"{n_failed} of {len(jobs)} failed; the same command tries them again.")
+    return SpeedSummary(n_failed, interrupted=False)
 
 
 def _rates(suite: Suite, given: Sequence[float]) -> tuple[float, ...]:
@@ -111,14 +141,17 @@ class _Meter:
     def is_done(self, known: Sequence[Speed]) -> bool:
         """Whether every rate and batch size is measured, by this version of everything and on this machine."""
         wanted = {(rate, size) for rate in self._rates for size in self._batch_sizes}
-        same = self._same()
-        found = {(s.rate, s.batch_size) for s in known if all(getattr(s, n) == v for n, v in same.items())}
-        return wanted <= found
+        return wanted <= {(speed.rate, speed.batch_size) for speed in known if self.has_measured(speed)}
+
+    def has_measured(self, speed: Speed) -> bool:
+        """Whether a speed is this job's, by this version of everything and on this machine."""
+        return all(getattr(speed, name) == value for name, value in self._same.items())
 
     @property
     def _batch_sizes(self) -> tuple[int, ...]:
         return tuple(dict.fromkeys((1, self._options.batch_size)))
 
+    @functools.cached_property
     def _same(self) -> dict[str, str | int]:
         """Return what the rows of this job have in common."""
         versions = provenance.versions()
@@ -158,7 +191,7 @@ class _Meter:
             for rate in self._rates:
                 latency, pruned = latencies[rate], built[rate]
                 measured: dict[str, Any] = {
-                    **self._same(),
+                    **self._same,
                     "version": VERSION,
                     "rate": rate,
                     "n_units_removed": pruned.n_units_removed,
@@ -184,19 +217,9 @@ def _times(latency: Latency, unpruned: Latency, size: int) -> dict[str, float | 
     }
 
 
-def _finish(suite: Suite, options: SpeedOptions, store: SpeedStore, console: Console) -> None:
-    chosen = [
-        row
-        for row in current_speeds(store.read(suite.name), suite)
-        if (not options.models or row.model in options.models)
-        and (not options.criteria or row.criterion in options.criteria)
-        and row.form == options.form
-    ]
-    if not chosen:
-        console.print("Nothing was measured: every criterion declined.")
-        return
+def _print_table(rows: Sequence[Speed], form: Form, path: Path, console: Console) -> None:
     table = make_table("network", "criterion", "rate", "images", "ms", "IQR", "images/s", "speed-up")
-    for row in chosen:
+    for row in rows:
         table.add_row(
             f"{row.model} {row.granularity}",
             row.criterion,
@@ -207,10 +230,12 @@ def _finish(suite: Suite, options: SpeedOptions, store: SpeedStore, console: Con
             f"{row.images_per_second:,.0f}",
             f"{row.speedup:.2f}",
         )
-    hardware = "; ".join(dict.fromkeys(row.hardware for row in chosen))
-    console.print(f"{options.form.capitalize()} form, measured on {hardware}:")
+    # One machine only: a meter takes no other rows for its own.
+    console.print(f"{form.capitalize()} form, measured on {rows[0].hardware}:")
     console.print(table)
-    console.print(f"Rows are in {store.path(suite.name)}.", soft_wrap=True)
-    if options.publish:
-        rows = current_speeds(store.read(suite.name), suite)
-        console.print(f"Published: {SpeedStore(options.results).add(suite.name, rows)}", soft_wrap=True)
+    console.print(f"Rows are in {path}.", soft_wrap=True)
+
+
+def _publish(suite: Suite, options: SpeedOptions, store: SpeedStore, console: Console) -> None:
+    rows = current_speeds(store.read(suite.name), suite)
+    console.print(f"Published: {SpeedStore(options.results).add(suite.name, rows)}", soft_wrap=True)

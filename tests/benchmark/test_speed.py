@@ -8,8 +8,8 @@ from torch import nn
 
 from commands import ROOT, pruneboard_here, write_suite
 from pruneboard.benchmark.cli import measuring
-from pruneboard.benchmark.errors import StoreError
-from pruneboard.benchmark.physical import Timing, time_in_turns
+from pruneboard.benchmark.errors import ModelError, StoreError
+from pruneboard.benchmark.physical import Timing, build, time_in_turns
 from pruneboard.benchmark.render import build_site
 from pruneboard.benchmark.render.speed import view_speeds
 from pruneboard.benchmark.speeds import VERSION, Speed, SpeedStore, current_speeds
@@ -119,6 +119,42 @@ def test_ctrl_c_keeps_what_was_measured(small, quick, monkeypatch, tmp_path):
     assert done.returncode == 130
     assert "the same command continues" in done.stdout
     assert {speed.model for speed in SpeedStore(tmp_path / "runs").read("small")} == {"digits_vgg"}
+
+
+def test_a_network_that_cannot_be_cut_does_not_keep_the_others_from_being_measured(small, quick, monkeypatch, tmp_path):
+    def build_or_refuse(scored, rate, form):
+        if scored.job.model == "digits_vgg":
+            raise ModelError("a layer must be cut, but `x` cannot; choose another network.")
+        return build(scored, rate, form)
+
+    monkeypatch.setattr(measuring, "build", build_or_refuse)
+    command = ("speed", small, "--device", "cpu", "--batch-size", 1, "--criterion", "magnitude", "--rate", 0.5)
+    done = pruneboard_here(*command, cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert "failed: `digits_vgg` by filters: a layer must be cut, but `x` cannot; choose another network." in (
+        done.stdout
+    )
+    assert "1 of 2 failed" in done.stdout
+    assert {speed.model for speed in SpeedStore(tmp_path / "runs").read("small")} == {"digits_vit"}
+    alone = pruneboard_here(*command, "--model", "digits_vgg", cwd=tmp_path)
+    assert alone.returncode == 1
+    assert "Nothing was measured: every criterion declined or network failed." in alone.stdout
+
+
+def test_the_printed_table_is_of_this_machine(small, quick, tmp_path):
+    command = ("speed", small, "--device", "cpu", "--batch-size", 1, "--criterion", "magnitude", "--rate", 0.5)
+    command = (*command, "--model", "digits_vgg", "--threads")
+    assert pruneboard_here(*command, 1, cwd=tmp_path).returncode == 0
+    store = SpeedStore(tmp_path / "runs")
+    (measured,) = store.read("small")
+    others = [{"device": "cpu other"}, {"rate": 0.9, "threads": 2}, {"seed": 7}]
+    store.add("small", [dataclasses.replace(measured, **change) for change in others])
+    done = pruneboard_here(*command, 1, cwd=tmp_path)
+
+    assert done.stdout.count("digits_vgg filters") == 1
+    assert f"measured on {measured.hardware}:" in done.stdout
+    assert "cpu other" not in done.stdout
 
 
 def test_publishing_adds_to_what_is_published(small, quick, tmp_path):
