@@ -145,14 +145,14 @@ def test_damaged_and_foreign_files_are_refused_by_name(tmp_path):
         with pytest.raises(StoreError, match=r"must be a complete Parquet file, but `.*1111\.parquet` is damaged"):
             runs.read("digits")
     pq.write_table(pa.table({"a": [1]}), path)
-    with pytest.raises(StoreError, match="must have schema version 2, but .* has none"):
+    with pytest.raises(StoreError, match="must have schema version 3, but .* has none"):
         runs.read("digits")
-    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({"pruneboard_schema": "2"}), path)
+    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({"pruneboard_schema": "3"}), path)
     with pytest.raises(StoreError, match="must have every column of the schema, but .* lacks .*'suite'"):
         runs.read("digits")
     newer = pq.read_table(pa.BufferReader(whole)).replace_schema_metadata({"pruneboard_schema": "99"})
     pq.write_table(newer, path)
-    with pytest.raises(StoreError, match="must have schema version 2, but .* has 99"):
+    with pytest.raises(StoreError, match="must have schema version 3, but .* has 99"):
         runs.read("digits")
 
 
@@ -171,7 +171,7 @@ def test_broken_published_tables_are_refused_by_name(tmp_path):
 
     refused(points, good[points].replace("1111", "9999"), "every point must belong to a job")
     refused(points, good[points].replace("599", "many"), "must be a CSV file of known columns")
-    refused(jobs, good[jobs].replace("\n2,", "\n3,"), "must have schema version 2, but .* has 3")
+    refused(jobs, good[jobs].replace("\n3,", "\n4,"), "must have schema version 3, but .* has 4")
     refused(jobs, "", "must be a CSV file of known columns")
     refused(jobs, good[jobs].replace(",key,", ",kex,"), "must have a column `key`")
     refused(points, good[points].replace("key,", "kex,", 1), "must have a column `key`")
