@@ -7,7 +7,7 @@ from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from networks import GRANULARITIES, images, tiny_network
+from networks import GRANULARITIES, draw_norm, images, tiny_network
 from pruneboard.benchmark import plugins
 from pruneboard.benchmark.compact import TOLERANCE, CompactNetwork, NotCompactable
 from pruneboard.benchmark.counts import count_sizes
@@ -57,10 +57,7 @@ def shaken(model):
     """Give every batch norm statistics and parameters that differ from the identity."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
-            nn.init.normal_(module.running_mean, std=0.3)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            draw_norm(module)
     return model.eval()
 
 

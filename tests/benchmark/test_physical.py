@@ -13,7 +13,7 @@ from timm.layers import ClassifierHead
 from timm.models.vgg import ConvMlp
 from torch import nn
 
-from networks import GRANULARITIES, images, tiny_network
+from networks import GRANULARITIES, draw_norm, images, tiny_network
 from pruneboard.benchmark import plugins
 from pruneboard.benchmark.counts import Size, count_sizes, live_inputs
 from pruneboard.benchmark.errors import AssetError, ModelError, StoreError
@@ -60,10 +60,7 @@ def _lively(model, seed=0):
         torch.manual_seed(seed)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.normal_(module.bias, std=0.3)
-                nn.init.normal_(module.running_mean, std=0.3)
-                nn.init.uniform_(module.running_var, 0.5, 1.5)
+                draw_norm(module)
     return model.eval()
 
 

@@ -18,6 +18,15 @@ GRANULARITIES = {
 }
 
 
+def draw_norm(norm: nn.BatchNorm2d) -> None:
+    """Give a batch norm parameters and statistics that differ from the identity."""
+    nn.init.uniform_(norm.weight, 0.5, 1.5)
+    nn.init.normal_(norm.bias, std=0.3)
+    if norm.running_mean is not None and norm.running_var is not None:
+        nn.init.normal_(norm.running_mean, std=0.3)
+        nn.init.uniform_(norm.running_var, 0.5, 1.5)
+
+
 def tiny_network(kind: str, seed: int = 0) -> nn.Module:
     """Make a network of a kind named in GRANULARITIES, in eval mode, for images (3, 16, 16) and 10 classes."""
     with torch.random.fork_rng():
@@ -25,10 +34,7 @@ def tiny_network(kind: str, seed: int = 0) -> nn.Module:
         model = _build(kind)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.normal_(module.bias, std=0.3)
-                nn.init.normal_(module.running_mean, std=0.3)
-                nn.init.uniform_(module.running_var, 0.5, 1.5)
+                draw_norm(module)
             elif isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
                 nn.init.normal_(module.bias, std=0.1)
     return model.eval()

@@ -14,6 +14,7 @@ from timm.layers import ClassifierHead
 from timm.models.vgg import VGG
 from torch import Tensor, nn
 
+from networks import draw_norm
 from pruneboard.benchmark import plugins
 from pruneboard.benchmark.api import Batch, Context, Granularity
 from pruneboard.benchmark.data import draw_reference, open_dataset
@@ -82,10 +83,7 @@ def subject(name: str, n_images: int) -> Subject:
             network, granularity, shape = plugin.build(), plugin.granularities[0], plugin.input_size
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.normal_(module.bias, std=0.3)
-                nn.init.normal_(module.running_mean, std=0.3)
-                nn.init.uniform_(module.running_var, 0.5, 1.5)
+                draw_norm(module)
         inputs = torch.randn(n_images, *shape, device=DEVICE)
         reference = torch.randn(100 if shape[1] <= 64 else 10, *shape, device=DEVICE)
     return _subject(network, granularity, reference, torch.arange(len(reference)) % 10, inputs)
