@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from commands import write_suite
-from pruneboard.benchmark.executors import _Jobs
+from pruneboard.benchmark.executors._local import _Jobs
 from pruneboard.benchmark.store import RunStore
 from pruneboard.benchmark.suites import expand, load_suite
 from pruneboard.benchmark.workers import best_position

@@ -1,4 +1,4 @@
-"""Where jobs run: in this process, or in worker processes of their own."""
+"""Running jobs on this machine: in this process, or in worker processes of their own."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,36 +7,11 @@ import torch
 
 from pruneboard.benchmark import plugins
 from pruneboard.benchmark.errors import PruneboardError
+from pruneboard.benchmark.executors._events import Event, Finished, Started
 from pruneboard.benchmark.runner import Workbench, make_row, run_job
 from pruneboard.benchmark.schema import Job
 from pruneboard.benchmark.store import RunStore
-from pruneboard.benchmark.workers import Affinity, Report, run_in_pool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Started(Report):
-    """A job has begun."""
-
-    job: Job
-    ends: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finished(Report):
-    """A job has ended and its rows are on disk.
-
-    Attributes:
-        job: the job.
-        status: `ok`, `unsupported` or `failed`.
-        reason: why there is no result; empty when the status is `ok`.
-    """
-
-    job: Job
-    status: str
-    reason: str
-
-
-Event = Started | Finished
+from pruneboard.benchmark.workers import Affinity, run_in_pool
 
 
 def run_in_process(jobs: Sequence[Job], store: RunStore, bench: Workbench) -> Iterator[Event]:
