@@ -1,5 +1,6 @@
 """Accuracy of a network under the masks of a ranking, at every rate."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +11,16 @@ from torch import Tensor, nn
 from pruneboard.benchmark.compact import TOLERANCE, CompactNetwork, NotCompactable, agree
 from pruneboard.benchmark.counts import Size, count_sizes
 from pruneboard.benchmark.ranking import Ranking, masks_at
-from pruneboard.benchmark.schema import CurvePoint
+from pruneboard.benchmark.schema import CurvePoint, Precision
 from pruneboard.benchmark.units import Layer, masked
 
 _LONGEST_REASON = 200
 
 _N_COMPARED = 4
 """Images on which every program is held to the masked network."""
+
+_COARSE: dict[Precision, float] = {"tf32": 1e-2, "bf16": 5e-2}
+"""How far logits may lie from those of the masked network, as a fraction of the largest, where both are rounded."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Evaluation:
         labels: int64 (n_images,).
         prepare: turns some of `inputs` into what the network takes, float32 of the same shape.
         batch_size: images in one forward pass.
+        precision: what matrix products and convolutions are computed in. With float32 the masked network decides every
+            prediction that rounding could change; with less, predictions are those of the compact network.
         seen: accuracy by masks, so that equal masks are evaluated once whichever criterion, shot or rate made them.
     """
 
@@ -57,6 +63,7 @@ class Evaluation:
     labels: Tensor
     prepare: Callable[[Tensor], Tensor] = unchanged
     batch_size: int = 125
+    precision: Precision = "float32"
     seen: dict[bytes, Accuracy] = field(default_factory=dict)
 
     @property
@@ -108,7 +115,22 @@ def prepare_pruning(model: nn.Module, layers: Sequence[Layer], images: Tensor) -
 @torch.no_grad()
 def measure(model: nn.Module, evaluation: Evaluation) -> Accuracy:
     """Measure the network as it is."""
-    return _accuracy(_logits(model, evaluation, evaluation.batch_size), evaluation.labels)
+    with computing_in(evaluation.precision, evaluation.inputs.device.type):
+        return _accuracy(_logits(model, evaluation, evaluation.batch_size), evaluation.labels)
+
+
+@contextlib.contextmanager
+def computing_in(precision: Precision, device: str) -> Iterator[None]:
+    """Compute matrix products and convolutions in less than float32 for the time of a block."""
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    try:
+        if precision == "tf32":
+            products.allow_tf32 = convolutions.allow_tf32 = True
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        products.allow_tf32, convolutions.allow_tf32 = before
 
 
 def _logits(model: Callable[[Tensor], Tensor], evaluation: Evaluation, n_at_once: int) -> Tensor:
@@ -118,7 +140,7 @@ def _logits(model: Callable[[Tensor], Tensor], evaluation: Evaluation, n_at_once
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
-    logits, labels = logits.cpu(), labels.cpu()
+    logits, labels = logits.float().cpu(), labels.cpu()
     # A stable sort gives equal logits, such as those of a network without units, to the lowest class index.
     best = logits.sort(dim=1, descending=True, stable=True).indices[:, :5]
     hits = best == labels[:, None]
@@ -167,14 +189,17 @@ def _measured(pruning: Pruning, masks: Sequence[Mapping[str, Tensor]], evaluatio
         return
     n_at_once = max(evaluation.batch_size, pruning.compact.batch_size)
     programs = pruning.compact.programs(masks)
+    exact = evaluation.precision == "float32"
+    tolerance = TOLERANCE if exact else _COARSE[evaluation.precision]
     for one in masks:
-        logits = _tried(lambda: _logits(next(programs), evaluation, n_at_once))
-        with masked(pruning.model, pruning.layers, one):
-            first = pruning.model(evaluation.batch(slice(_N_COMPARED)))
-            if logits is None or not agree(logits[:_N_COMPARED], first):
-                logits = _logits(pruning.model, evaluation, evaluation.batch_size)
-            elif bool((doubtful := _is_doubtful(logits, evaluation.labels)).any()):
-                _replace(logits, doubtful, pruning.model, evaluation)
+        with computing_in(evaluation.precision, evaluation.inputs.device.type):
+            logits = _tried(lambda: _logits(next(programs), evaluation, n_at_once))
+            with masked(pruning.model, pruning.layers, one):
+                first = pruning.model(evaluation.batch(slice(_N_COMPARED)))
+                if logits is None or not agree(logits[:_N_COMPARED], first, tolerance):
+                    logits = _logits(pruning.model, evaluation, evaluation.batch_size)
+                elif exact and bool((doubtful := _is_doubtful(logits, evaluation.labels)).any()):
+                    _replace(logits, doubtful, pruning.model, evaluation)
         yield _accuracy(logits, evaluation.labels)
 
 

@@ -28,6 +28,7 @@ from pruneboard.benchmark.schema import (
     CurvePoint,
     Granularity,
     Job,
+    Precision,
     Row,
     Status,
     digest,
@@ -105,15 +106,18 @@ class Workbench:
 
     Args:
         device: where networks run.
+        precision: what evaluation computes in; scoring is always in float32.
 
     Attributes:
         device: where networks run.
+        precision: what evaluation computes in.
         tainted: whether a plugin changed the process so that a newly loaded network computes something else; no
             further job must run in it.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, precision: Precision = "float32") -> None:
         self.device = device
+        self.precision = precision
         self.tainted = False
         if device.type == "cuda":
             # Convolutions round to ten bits there unless told otherwise, more coarsely than ties can bear.
@@ -169,7 +173,8 @@ class Workbench:
         n_bytes = 4 * math.prod(plugin.input_size)
         # On a CPU few large images keep it busy, and many need gigabytes.
         most = _EVALUATION_BYTES // n_bytes if self.device.type == "cpu" else _EVALUATION_IMAGES
-        return Evaluation(inputs, chosen, plugin.prepare, batch_size=max(1, min(_EVALUATION_IMAGES, most)))
+        n_at_once = max(1, min(_EVALUATION_IMAGES, most))
+        return Evaluation(inputs, chosen, plugin.prepare, batch_size=n_at_once, precision=self.precision)
 
     def reference(self, job: Job, plugin: Model) -> Batch:
         """Return the job's reference images and labels, classes in ascending order within each shot.
@@ -202,6 +207,7 @@ class Workbench:
                 "parameters": plugins.criterion_parameters(criterion),
                 "seed": job.seed,
                 **({"tuning": job.tuned.study} if job.tuned else {}),
+                **({"precision": self.precision} if self.precision != "float32" else {}),
             }
         )
 
@@ -236,7 +242,7 @@ def run_job(job: Job, bench: Workbench) -> list[Row]:
     row = replace(
         make_row(job, bench, status="ok", reason="", seconds=time.perf_counter() - started),
         n_units=sum(layer.n_units for layer in pruning.layers),
-        evaluation=pruning.how,
+        evaluation=pruning.how + (f" in {bench.precision}" if bench.precision != "float32" else ""),
         params_total=size.params,
         macs_total=size.macs,
         score_seconds=scoring.seconds,

@@ -17,6 +17,7 @@ ENGINE_VERSION = 1
 Granularity = Literal["filters", "neurons", "heads"]
 Scope = Literal["global", "layer"]
 Status = Literal["ok", "unsupported", "failed"]
+Precision = Literal["float32", "tf32", "bf16"]
 
 GRANULARITIES: tuple[Granularity, ...] = typing.get_args(Granularity)
 SCOPES: tuple[Scope, ...] = typing.get_args(Scope)
@@ -236,7 +237,7 @@ class Row:
     evaluation: str = _column(
         "job",
         "how accuracies under masks came about: compact computes only what is left, masked computes everything; the "
-        "predictions are the same",
+        "predictions are the same. `in bf16` or `in tf32` is added where evaluation was not in float32",
         default="",
     )
     score_seconds: float | None = _measured("job", "time of scoring at the largest number of shots", "s")

@@ -92,10 +92,10 @@ def _check(compact: CompactNetwork, network: nn.Module, layers: Sequence[Layer],
             raise NotCompactable("its logits differ from those of the masked network")
 
 
-def agree(logits: Tensor, expected: Tensor) -> bool:
-    """Whether all logits of every image are within `TOLERANCE`, (n_images, n_classes)."""
+def agree(logits: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> bool:
+    """Whether all logits of every image, (n_images, n_classes), differ by a fraction of the largest of at most this."""
     largest = expected.abs().amax(dim=1, keepdim=True)
-    return bool(((logits - expected).abs() <= TOLERANCE * largest).all())
+    return bool(((logits - expected).abs() <= tolerance * largest).all())
 
 
 def _some_masks(layers: Sequence[Layer]) -> list[dict[str, Tensor]]:

@@ -349,7 +349,7 @@ class _Builder:
         positions = has.keep[keep].nonzero().flatten().to(template.device)
         expand = self._expanding(number, template)
         dim = has.dim
-        whole = self._emit(lambda n, x: expand(n).index_copy(dim, positions, x), (register,), owns=True)
+        whole = self._emit(lambda n, x: expand(n).to(x.dtype).index_copy(dim, positions, x), (register,), owns=True)
         if wanted is None or (wanted.dim == has.dim and torch.equal(keep, wanted.keep)):
             return whole
         return self._narrowed(whole, wanted if wanted.dim != has.dim else Cut(has.dim, wanted.keep[keep]))
@@ -414,7 +414,7 @@ def _scattered_addition(dim: int, positions: Tensor) -> tuple[Callable[..., Tens
     """Return what adds a part to some indices of a dimension: to a copy, and in place."""
 
     def in_place(_n_images: int, whole: Tensor, some: Tensor) -> Tensor:
-        index = positions.to(whole.device)
+        index, some = positions.to(whole.device), some.to(whole.dtype)
         flat = whole.movedim(dim, -1)
         if not flat.is_contiguous():
             return whole.index_add_(dim, index, some)

@@ -9,6 +9,7 @@ from torch import nn
 
 from networks import GRANULARITIES, images, tiny_network
 from pruneboard.benchmark import evaluate, plugins
+from pruneboard.benchmark.compact import agree
 from pruneboard.benchmark.data import open_dataset
 from pruneboard.benchmark.evaluate import Accuracy, Evaluation, accuracy_curve, measure, prepare_pruning
 from pruneboard.benchmark.ranking import masks_at, rank
@@ -213,3 +214,54 @@ def test_images_kept_as_bytes_are_the_same_values_batch_by_batch_as_all_at_once(
     network = plugin.load()
 
     assert measure(network, kept) == measure(network, Evaluation(everything, labels))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_less_precision_is_used_and_undone_and_its_predictions_are_those_of_the_compact_network(kind, monkeypatch):
+    """On a CPU bf16 is real and TF32 changes nothing, which tells both apart from float32."""
+    model, layers, ranking = _ranked(kind)
+    pruning = _prepared(model, layers)
+    exact = accuracy_curve(pruning, ranking, RATES, _evaluation())
+    # In float32 the masked network would decide what is doubtful.
+    monkeypatch.setattr(evaluate, "_is_doubtful", None)
+    flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    kinds_of_logits = []
+    monkeypatch.setattr(evaluate, "_accuracy", _noting(kinds_of_logits))
+    coarse = {
+        precision: accuracy_curve(pruning, ranking, RATES, _evaluation(precision=precision))
+        for precision in ("tf32", "bf16")
+    }
+
+    n_different = len({point.n_units_removed for point in exact})
+    assert kinds_of_logits == [torch.float32] * n_different + [torch.bfloat16] * n_different
+    assert [p.cross_entropy for p in coarse["tf32"]] == pytest.approx([p.cross_entropy for p in exact], rel=1e-6)
+    entropies = [point.cross_entropy for point in coarse["bf16"]]
+    assert entropies == pytest.approx([point.cross_entropy for point in exact], rel=0.05)
+    assert entropies != pytest.approx([point.cross_entropy for point in exact], rel=1e-6)
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == flags
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def _noting(kinds_of_logits):
+    accuracy_of = evaluate._accuracy
+
+    def noting(logits, labels):
+        kinds_of_logits.append(logits.dtype)
+        return accuracy_of(logits, labels)
+
+    return noting
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_bf16_every_program_runs_and_is_held_to_the_masked_network(kind, monkeypatch):
+    """A program that broke on mixed types would give way to masks, and nobody would notice but by the time it takes."""
+    model, layers, ranking = _ranked(kind)
+    tried, agreed = [], []
+    monkeypatch.setattr(evaluate, "_tried", lambda predict: tried.append(predict()) or tried[-1])
+    monkeypatch.setattr(evaluate, "agree", lambda *given: agreed.append(agree(*given)) or agreed[-1])
+    curve = accuracy_curve(_prepared(model, layers), ranking, RATES, _evaluation(precision="bf16"))
+    n_pruned = len({point.n_units_removed for point in curve}) - 1
+
+    assert n_pruned >= 4
+    assert len(tried) == n_pruned
+    assert agreed == [True] * n_pruned

@@ -1,6 +1,7 @@
 """Measures speed as a ratio: the reference and ours take turns in one run, because machines are noisy."""
 
 import csv
+import functools
 import platform
 import statistics
 import time
@@ -12,7 +13,8 @@ import pytest
 import torch
 
 from pruneboard.benchmark import provenance
-from subjects import DEVICE
+from pruneboard.benchmark.evaluate import computing_in
+from subjects import DEVICE, PRECISION
 
 _ROWS = pytest.StashKey[list[dict[str, Any]]]()
 _COLUMNS = (
@@ -24,6 +26,9 @@ _COLUMNS = (
     "ratio",
     "mac_bound",
     "share_of_bound",
+    "gflops_per_s",
+    "ceiling_gflops_per_s",
+    "precision",
     "rounds",
     "device",
     "threads",
@@ -68,6 +73,7 @@ def compare(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., Non
         ours: Callable[[], object],
         rounds: int = 5,
         mac_bound: float | None = None,
+        n_macs: float | None = None,
     ) -> None:
         if not benchmark.enabled:
             reference()
@@ -96,6 +102,9 @@ def compare(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., Non
             "ratio": ratio,
             "mac_bound": mac_bound,
             "share_of_bound": None if mac_bound is None else ratio / mac_bound,
+            "gflops_per_s": None if n_macs is None else 2e-9 * n_macs / statistics.median(own),
+            "ceiling_gflops_per_s": None if n_macs is None else ceiling(),
+            "precision": PRECISION,
             "rounds": rounds,
             "device": provenance.device_name(DEVICE),
             "threads": torch.get_num_threads(),
@@ -108,6 +117,18 @@ def compare(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., Non
         request.config.stash[_ROWS].append(row)
 
     return run
+
+
+@functools.cache
+def ceiling() -> float:
+    """Measure how fast this device multiplies large matrices at best, in 10^9 floating-point operations per second."""
+    size = 8192 if DEVICE.type == "cuda" else 1536
+    with torch.no_grad(), computing_in(PRECISION, DEVICE.type):
+        left, right = torch.randn(size, size, device=DEVICE), torch.randn(size, size, device=DEVICE)
+        if PRECISION == "bf16":
+            left, right = left.bfloat16(), right.bfloat16()
+        best = min(_seconds(lambda: left @ right) for _ in range(10))
+    return 2e-9 * size**3 / best
 
 
 def _seconds(call: Callable[[], object]) -> float:
@@ -129,7 +150,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     written = [_shown(row) for row in rows]
     widths = [max(len(line[i]) for line in [_HEAD, *written]) for i in range(len(_HEAD))]
     terminalreporter.section(
-        f"ratios on {rows[0]['device']}, {rows[0]['threads']} thread, Python {platform.python_version()}"
+        f"ratios on {rows[0]['device']}, {rows[0]['threads']} thread, {PRECISION}, Python {platform.python_version()}"
     )
     for line in [_HEAD, *written]:
         terminalreporter.write_line("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
@@ -141,11 +162,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             table.writerows({key: _short(value) for key, value in row.items()} for row in rows)
 
 
-_HEAD = ("what", "on", "reference", "reference s", "ours s", "times as fast", "MAC bound", "share")
+_HEAD = (
+    *("what", "on", "reference", "reference s", "ours s", "times as fast", "MAC bound", "share"),
+    *("GFLOP/s", "of ceiling"),
+)
 
 
 def _shown(row: dict[str, Any]) -> tuple[str, ...]:
-    bound, share = row["mac_bound"], row["share_of_bound"]
+    bound, share, speed = row["mac_bound"], row["share_of_bound"], row["gflops_per_s"]
     return (
         row["what"],
         row["on"],
@@ -155,6 +179,8 @@ def _shown(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['ratio']:.2f}",
         "" if bound is None else f"{bound:.2f}",
         "" if share is None else f"{share:.0%}",
+        "" if speed is None else f"{speed:.3g}",
+        "" if speed is None else f"{speed / row['ceiling_gflops_per_s']:.0%}",
     )
 
 

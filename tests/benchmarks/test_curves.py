@@ -9,7 +9,7 @@ from pruneboard.benchmark import plugins
 from pruneboard.benchmark.counts import count_sizes
 from pruneboard.benchmark.evaluate import Evaluation, Pruning, accuracy_curve, measure, prepare_pruning
 from pruneboard.benchmark.ranking import masks_at, rank
-from subjects import DEVICE, subject
+from subjects import DEVICE, PRECISION, subject
 
 RATES = [i / 20 for i in range(20)]
 
@@ -55,14 +55,20 @@ def test_curve(compare, benchmark, name):
     pruning = prepare_pruning(context.model, context.layers, of.inputs[:8])
     assert pruning.how == "compact"
     sizes = count_sizes(context.model, context.layers, [masks_at(ranking, rate) for rate in rates], of.inputs[:1])
+    n_macs = sum(size.macs for size in sizes)
+
+    def evaluation():
+        return Evaluation(of.inputs, of.labels, precision=PRECISION)
+
     compare(
         "accuracy at 20 rates",
         name,
-        reference=lambda: zeroed_copies(pruning, ranking, Evaluation(of.inputs, of.labels), rates),
+        reference=lambda: zeroed_copies(pruning, ranking, evaluation(), rates),
         reference_name="zeroed copies",
-        ours=lambda: accuracy_curve(pruning, ranking, rates, Evaluation(of.inputs, of.labels)),
+        ours=lambda: accuracy_curve(pruning, ranking, rates, evaluation()),
         rounds=3 if of.inputs[0].numel() > 1000 else 7,
-        mac_bound=len(sizes) * sizes[0].macs / sum(size.macs for size in sizes),
+        mac_bound=len(sizes) * sizes[0].macs / n_macs,
+        n_macs=n_macs * len(of.inputs),
     )
 
 

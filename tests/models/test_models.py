@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import ResNet
 from timm.models.vgg import VGG
 from timm.models.vision_transformer import VisionTransformer
@@ -19,7 +20,8 @@ from pruneboard.benchmark.plugins import models
 from pruneboard.benchmark.units import find_layers
 
 SHIPPED = ("digits_resnet", "digits_vgg", "digits_vit")
-ALL = ("cifar_resnet20", "cifar_resnet56", *SHIPPED)
+ALL = ("cifar_resnet20", "cifar_resnet56", "mobilenetv2", *SHIPPED)
+CLASSES = {"VGG": VGG, "ResNet": ResNet, "ViT": VisionTransformer, "MobileNet": EfficientNet}
 
 
 def evaluate(plugin, dataset):
@@ -69,6 +71,8 @@ def test_shipped_files_are_the_recorded_ones(name):
         ("digits_vit", "heads", 3 * 8, 3),
         ("cifar_resnet20", "filters", 16 + 3 * 2 * (16 + 32 + 64), 19),
         ("cifar_resnet56", "filters", 16 + 9 * 2 * (16 + 32 + 64), 55),
+        # The stem, the convolution to the widest layer, and of 17 blocks 16 that widen (6 times) and 17 that narrow.
+        ("mobilenetv2", "filters", 32 + 1280 + 6 * 1072 + 2176, 35),
     ],
 )
 def test_units(name, granularity, n_units, n_layers):
@@ -88,6 +92,7 @@ def test_units(name, granularity, n_units, n_layers):
         ("digits_vit", Size(26_762, 475_648)),
         ("cifar_resnet20", Size(269_722, 40_551_040)),
         ("cifar_resnet56", Size(853_018, 125_485_696)),
+        ("mobilenetv2", Size(3_504_872, 300_774_272)),
     ],
 )
 def test_sizes_are_those_of_the_cards(name, size):
@@ -104,7 +109,7 @@ def test_networks_are_timms_own_and_built_anew_from_the_seed(name):
     plugin = models().get(name)
     first, again, other = (built(plugin, seed).state_dict() for seed in (0, 0, 1))
 
-    assert isinstance(plugin.build(), {"VGG": VGG, "ResNet": ResNet, "ViT": VisionTransformer}[plugin.family])
+    assert isinstance(plugin.build(), CLASSES[plugin.family])
     assert all(torch.isfinite(tensor).all() for tensor in first.values())
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
@@ -130,6 +135,18 @@ def test_published_cifar_weights_reach_their_accuracy(depth, top1, shared_data, 
     monkeypatch.setenv("PRUNEBOARD_WEIGHTS", str(shared_weights))
 
     assert evaluate(models().get(f"cifar_resnet{depth}"), "cifar10-lossless").top1 == pytest.approx(top1, abs=0.0015)
+
+
+@pytest.mark.slow
+def test_published_mobilenet_weights_reach_their_accuracy(shared_data, shared_weights, monkeypatch):
+    monkeypatch.setenv("PRUNEBOARD_DATA", str(shared_data))
+    monkeypatch.setenv("PRUNEBOARD_WEIGHTS", str(shared_weights))
+    plugin, split = models().get("mobilenetv2"), open_dataset("imagenette").split("validation")
+    images = Evaluation(split.stored(size=plugin.input_size), torch.from_numpy(split.labels), plugin.prepare, 50)
+    accuracy = measure(plugin.load(), images)
+
+    assert (accuracy.n_images, round(accuracy.top1, 4), round(accuracy.top5, 4)) == (3925, 0.7338, 0.9327)
+    assert accuracy.cross_entropy == pytest.approx(1.1055, abs=1e-3)
 
 
 def cifar_resnet(state, images, n_blocks):

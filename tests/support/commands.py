@@ -89,6 +89,7 @@ def write_suite(
     rates: Sequence[float] = (0.0, 0.3, 0.6),
     name: str = "small",
     datasets: Sequence[str] = ("digits",),
+    splits: tuple[str, str] = ("train", "test"),
 ) -> Path:
     """Write a suite file and return its path."""
     table = "\n".join(f"{model} = {list(granularities)}" for model, granularities in models.items())
@@ -102,8 +103,8 @@ title = "Small"
 description = "For tests."
 [data]
 datasets = {list(datasets)}
-reference_split = "train"
-evaluation_split = "test"
+reference_split = "{splits[0]}"
+evaluation_split = "{splits[1]}"
 [protocol]
 name = "one_shot"
 scope = "global"

@@ -18,9 +18,11 @@ from networks import draw_norm
 from pruneboard.benchmark import plugins
 from pruneboard.benchmark.api import Batch, Context, Granularity
 from pruneboard.benchmark.data import draw_reference, open_dataset
+from pruneboard.benchmark.schema import Precision
 from pruneboard.benchmark.units import find_layers
 
 DEVICE = torch.device(os.environ.get("PRUNEBOARD_BENCH_DEVICE", "cpu"))
+PRECISION: Precision = os.environ.get("PRUNEBOARD_BENCH_PRECISION", "float32")  # type: ignore[assignment]
 
 _VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
 
