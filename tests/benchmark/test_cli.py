@@ -181,10 +181,15 @@ def test_bad_input_is_one_message_and_status_two(tmp_path, arguments, message):
     assert done.stderr.count("\n") == 1
 
 
+def photographs(folder):
+    """Write a suite that needs the photographs of CIFAR-10, but no weights that are not shipped."""
+    return write_suite(folder, models=SMALL, criteria=["random"], datasets=["cifar10-lossless", "cifar10"])
+
+
 def test_missing_data_is_one_message_that_says_where_it_looked_and_how_to_get_it(tmp_path):
     nowhere = {"PRUNEBOARD_DATA": str(tmp_path), "PRUNEBOARD_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
     nowhere["HF_ENDPOINT"] = "http://127.0.0.1:9"
-    done = pruneboard("run", "cifar10", cwd=tmp_path, env=nowhere)
+    done = pruneboard("run", photographs(tmp_path), cwd=tmp_path, env=nowhere)
 
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
@@ -205,7 +210,8 @@ def test_a_damaged_data_set_is_named(tmp_path):
     folder.mkdir(parents=True)
     for split in ("train", "test"):
         (folder / f"{split}-00000-of-00001.parquet").write_bytes(b"PAR1 and then nothing")
-    done = pruneboard_here("run", "cifar10", cwd=tmp_path, env={"PRUNEBOARD_DATA": str(tmp_path / "data")})
+    data = {"PRUNEBOARD_DATA": str(tmp_path / "data")}
+    done = pruneboard_here("run", photographs(tmp_path), cwd=tmp_path, env=data)
 
     assert done.returncode == 2
     assert "sha256" in done.stderr
