@@ -434,12 +434,12 @@ def test_the_site_is_built_from_a_run_and_served(finished):
     assert built.returncode == 0, built.stderr
     assert built.stdout.strip() == "_site/index.html"
     assert "rows of `small` are not shown" in built.stderr
-    server = start_pruneboard("site", "serve", "--port", 0, cwd=folder)
-    address = server.stdout.readline().split()[0]
-    with urllib.request.urlopen(f"{address}suites/digits.html", timeout=20) as response:
-        page = response.read().decode()
-    press_ctrl_c(server)
-    server.communicate(timeout=20)
+    with start_pruneboard("site", "serve", "--port", 0, cwd=folder) as server:
+        address = server.stdout.readline().split()[0]
+        with urllib.request.urlopen(f"{address}suites/digits.html", timeout=60) as response:
+            page = response.read().decode()
+        press_ctrl_c(server)
+        server.communicate(timeout=60)
 
     assert "magnitude" in page
     assert "measured by this run" in page
