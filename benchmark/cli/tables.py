@@ -20,7 +20,7 @@ from pruneboard.benchmark.render import (
 from pruneboard.benchmark.schema import TUNED_SUFFIX, Suite
 from pruneboard.benchmark.speeds import Speed, SpeedStore, current_speeds
 from pruneboard.benchmark.stats import area_under_curve, compare_tuned
-from pruneboard.benchmark.store import ResultsStore, RunStore
+from pruneboard.benchmark.store import ResultsStore, RunStore, concatenate
 from pruneboard.benchmark.studies import Study, StudyStore
 from pruneboard.benchmark.suites import load_published, load_suite, suite_names, suite_path
 
@@ -102,7 +102,7 @@ def build(runs: Path | None, results: Path, out: Path) -> Path:
     filled = [table for table in tables if not table.empty] or tables[:1]
     published = {suite.name: load_published(suite, suite_path(suite.name)) for suite in suites}
     page = build_site(
-        pd.concat(filled, ignore_index=True),
+        concatenate(filled),
         suites,
         out,
         sources=sources,
@@ -110,7 +110,7 @@ def build(runs: Path | None, results: Path, out: Path) -> Path:
         studies={suite.name: _studies(suite, runs, results) for suite in suites},
         speeds={suite.name: _speeds(suite, runs, results) for suite in suites},
     )
-    found = set() if runs is None else {path.parent.name for path in runs.glob("*/[!.]*.parquet")}
+    found = set() if runs is None else set(RunStore(runs).suites())
     for folder in sorted(found - sources.keys()):
         make_console(stderr=True).print(
             f"note: rows of `{folder}` are not shown, because benchmark/suites/ has no file `{folder}.toml`."
