@@ -97,12 +97,21 @@ class RunStore:
         Raises:
             StoreError: the folder cannot be written.
         """
-        path = self.path(job, rows[0].key)
-        write_job(table_of(rows), path, key=rows[0].key, status=rows[0].status)
-        beside = self._files_beside(job.suite.name)
+        return self.put(job.suite.name, cell_of(job), table_of(rows))
+
+    def put(self, suite: str, cell: str, rows: pa.Table) -> Path:
+        """Write the rows of one job as `save` does.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        key, status = (rows[name][0].as_py() for name in ("key", "status"))
+        path = self.suite_folder(suite).job_path(cell, key)
+        write_job(rows, path, key=key, status=status)
+        beside = self._files_beside(suite)
         own = StoredFile(Place.JOB, 0, str(path.parent), path.name)
-        self._set_aside(job.suite.name, [file for file in beside.get(cell_of(job), ()) if file.digits != own.digits])
-        beside[cell_of(job)] = [own]
+        self._set_aside(suite, [file for file in beside.get(cell, ()) if file.digits != own.digits])
+        beside[cell] = [own]
         return path
 
     def status(self, job: Job, key: str) -> str | None:

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from pruneboard.benchmark.schema import COLUMNS, Column
-from pruneboard.benchmark.store._format import STRINGS
+from pruneboard.benchmark.schema import COLUMNS, TUNED_SUFFIX, Column, Suite
+from pruneboard.benchmark.store._format import SCHEMA, STRINGS
 from pruneboard.benchmark.store._reading import Indices, Stack
 
 CELL = ["model", "granularity", "criterion", "seed"]
@@ -71,6 +71,46 @@ def _latest(stack: Stack) -> Indices:
     # A later file has greater places, so the last row of a cell belongs to its latest version.
     kept = np.flatnonzero(_last(cells)[cells] == _last(jobs)[jobs])
     return stack.rows[kept[np.lexsort([codes[name][kept] for name in reversed(SORT)])]]
+
+
+def jobs_of(stack: Stack) -> pd.DataFrame:
+    """Return one line per job and file, from the oldest file, whether or not it is the latest version of its cell.
+
+    Returns:
+        The columns that a job's rows share, `n_rows`, `file` (number of the file) and `latest`.
+    """
+    names = [column for column in COLUMNS if column.level == "job"]
+    if not len(stack.rows):
+        return pd.DataFrame(columns=[*(column.name for column in names), "n_rows", "file", "latest"])
+    codes = {name: _codes(stack.table[name])[stack.rows] for name in ("suite", "key", *CELL)}
+    cells = _groups([codes[name] for name in ("suite", *CELL)])
+    jobs = _groups([stack.file, cells, codes["key"]])
+    first = np.unique(jobs, return_index=True)[1]
+    lines = pd.DataFrame({c.name: _take(c, stack.table[c.name], stack.rows[first]) for c in names}, copy=False)
+    return lines.assign(
+        n_rows=np.bincount(jobs), file=stack.file[first], latest=_last(cells)[cells[first]] == _last(jobs)[jobs[first]]
+    )
+
+
+def in_grid(rows: pd.DataFrame, suite: Suite) -> "pd.Series[bool]":
+    """Tell which rows are of the present version of a suite, and of models, criteria and seeds that it has.
+
+    Tuned criteria are in no suite's list, and neither need be the untuned ones that they are compared with.
+    """
+    tuned = rows.loc[rows["tuning"] != "", "criterion"].unique()
+    cells = {(model.name, granularity) for model in suite.models for granularity in model.granularities}
+    return (
+        (rows["suite_digest"] == suite.digest)
+        & rows["criterion"].isin([*suite.criteria, *tuned, *(name.removesuffix(TUNED_SUFFIX) for name in tuned)])
+        & rows["seed"].isin(suite.seeds)
+        & pd.Series(zip(rows["model"], rows["granularity"], strict=True), index=rows.index, dtype=object).isin(cells)
+    )
+
+
+def arrow_of(rows: pd.DataFrame) -> pa.Table:
+    """Return rows as they are written."""
+    plain = rows[NAMES].astype({name: "str" for name in STRINGS})
+    return pa.Table.from_pandas(plain, schema=SCHEMA, preserve_index=False).replace_schema_metadata(None)
 
 
 def distinct_jobs(stack: Stack, n_jobs: int) -> list[pa.Table]:
