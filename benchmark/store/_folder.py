@@ -11,27 +11,19 @@ folded, and that is newer than any segment. Other folders in `SUITE/` belong to 
 """
 
 import enum
-import os
 import secrets
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
 
-from pruneboard.benchmark.errors import StoreError, UnreadableFileError
 from pruneboard.benchmark.schema import Job
-from pruneboard.benchmark.store._files import entries, shown
-
-T = TypeVar("T")
+from pruneboard.benchmark.store._files import entries
 
 KEY_DIGITS = 16
 SUFFIX = ".parquet"
 FOLDING, SEGMENTS, SUPERSEDED, CONFLICTS = "folding", "segments", "superseded", "conflicts"
 
 _MOST_LOOKS = 100
-_MOST_THREADS = 8
-_BATCH = 32
 
 
 class Place(enum.IntEnum):
@@ -118,7 +110,7 @@ class SuiteFolder:
         stamps = []
         for folder in (self.path, *(self.path / name for name in (FOLDING, SEGMENTS, SUPERSEDED))):
             try:
-                stamps.append(os.stat(folder).st_mtime_ns)
+                stamps.append(folder.stat().st_mtime_ns)
             except OSError:
                 stamps.append(0)
         return tuple(stamps)
@@ -190,90 +182,6 @@ class SuiteFolder:
         return self.path / SEGMENTS / f"{number:08d}-{part:04d}-{_token()}{SUFFIX}"
 
 
-@dataclass(frozen=True)
-class Collected(Generic[T]):
-    """What was read from files.
-
-    Attributes:
-        found: files with what was read, in the order of the files.
-        unreadable: files that could not be used, in the order of the files.
-    """
-
-    found: Sequence[tuple[StoredFile, T]]
-    unreadable: Sequence[tuple[StoredFile, UnreadableFileError]]
-
-    def checked(self, folder: Path) -> Sequence[tuple[StoredFile, T]]:
-        """Return what was found.
-
-        Raises:
-            StoreError: a file could not be used; the message names all of them.
-        """
-        if len(self.unreadable) == 1:
-            raise self.unreadable[0][1]
-        if self.unreadable:
-            named = ", ".join(f"`{shown(file.path)}` is damaged ({error.why})" for file, error in self.unreadable)
-            raise StoreError(
-                f"job files must be whole, but in `{shown(folder)}` {len(self.unreadable)} are not: {named}; run the "
-                "suite again, which repeats only the jobs that are lost, and remove what stays damaged with "
-                "`pruneboard runs prune`."
-            )
-        return self.found
-
-
-def collect(list_files: Callable[[], list[StoredFile]], read: Callable[[Path], T]) -> Collected[T]:
-    """Read files that others may fold, replace or remove meanwhile.
-
-    A file that is gone has moved, so its folder is listed again; what was read before is kept.
-
-    Args:
-        list_files: lists the files.
-        read: reads one; raises FileNotFoundError when it is gone, and UnreadableFileError when it cannot be used.
-
-    Raises:
-        StoreError: a file or folder cannot be read, or files keep moving.
-    """
-    known: dict[StoredFile, T | UnreadableFileError] = {}
-
-    def read_batch(files: Sequence[StoredFile]) -> list[tuple[StoredFile, T | UnreadableFileError | None]]:
-        return [(file, _read_or_error(file, read)) for file in files]
-
-    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
-        for _ in range(_MOST_LOOKS):
-            files = list_files()
-            todo = [file for file in files if file not in known]
-            gone = False
-            for batch in threads.map(read_batch, _batches(todo)):
-                known.update((file, value) for file, value in batch if value is not None)
-                gone |= any(value is None for _, value in batch)
-            if not gone:
-                break
-        else:
-            raise StoreError(f"files of `{shown(files[0].folder)}` keep moving; stop what folds or prunes them, and retry.")
-    answers = [(file, known[file]) for file in files]
-    return Collected(
-        [(file, value) for file, value in answers if not isinstance(value, UnreadableFileError)],
-        [(file, value) for file, value in answers if isinstance(value, UnreadableFileError)],
-    )
-
-
-def _read_or_error(file: StoredFile, read: Callable[[Path], T]) -> T | UnreadableFileError | None:
-    try:
-        return read(file.path)
-    except FileNotFoundError:
-        return None
-    except UnreadableFileError as error:
-        return error
-
-
-def _batches(files: Sequence[StoredFile]) -> Iterable[Sequence[StoredFile]]:
-    # Segments are large: one each. Of job files several, as handing one to a thread takes as long as reading it.
-    start = 0
-    while start < len(files):
-        n_files = 1 if files[start].place is Place.SEGMENT else _BATCH
-        yield files[start : start + n_files]
-        start += n_files
-
-
 def _parquet_files(folder: Path, place: Place, number: int = 0) -> list[StoredFile]:
     path = str(folder)
     return [
@@ -297,15 +205,13 @@ def _in_order(jobs: Sequence[StoredFile]) -> list[StoredFile]:
         n_of_cell[cell] = n_of_cell.get(cell, 0) + 1
     if len(n_of_cell) == len(by_name) and "" not in n_of_cell:
         return by_name
-    written = [
-        _written(file) if n_of_cell[cell] > 1 else 0 for file, (cell, _) in zip(by_name, split, strict=True)
-    ]
+    written = [_written(file) if n_of_cell[cell] > 1 else 0 for file, (cell, _) in zip(by_name, split, strict=True)]
     order = sorted(range(len(by_name)), key=lambda i: (bool(split[i][0]), written[i], by_name[i].name))
     return [by_name[i] for i in order]
 
 
 def _written(file: StoredFile) -> int:
     try:
-        return os.stat(file.path).st_mtime_ns
+        return file.path.stat().st_mtime_ns
     except OSError:
         return 0

@@ -16,9 +16,10 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from pruneboard.benchmark.errors import UnreadableFileError
-from pruneboard.benchmark.store._files import move, remove, remove_folder_if_empty, sync_folder
-from pruneboard.benchmark.store._folder import SEGMENTS, Place, StoredFile, SuiteFolder, collect
-from pruneboard.benchmark.store._format import check_seal, read_bytes, read_table, write_segment
+from pruneboard.benchmark.store._files import move, remove_all, remove_folder_if_empty, sync_folder
+from pruneboard.benchmark.store._folder import SEGMENTS, Place, StoredFile, SuiteFolder
+from pruneboard.benchmark.store._format import read_seal, read_table, write_segment
+from pruneboard.benchmark.store._reading import collect, read_slices, stack
 from pruneboard.benchmark.store._tables import distinct_jobs
 
 FOLD_AT = 1000
@@ -56,15 +57,15 @@ def compact(folder: SuiteFolder) -> int:
     before = folder.segment_files()
     if len(before) < 2:
         return len(before)
-    found = collect(lambda: before, read_table).checked(folder.path)
-    tables = distinct_jobs([table for _, table in found], JOBS_PER_SEGMENT)
+    read = collect(lambda: before, read_slices)
+    read.check(folder.path)
+    tables = distinct_jobs(stack([part for _, part in read.found]), JOBS_PER_SEGMENT)
     # They are as new as the newest of what they replace, and no newer than what is folded meanwhile. The last part goes
     # first: were it missing, an older version of a cell in another part would come after the present one.
     for part, table in reversed(list(enumerate(tables, start=1))):
         write_segment(table, folder.new_segment(before[-1].number, part))
     sync_folder(folder.path / SEGMENTS)
-    for file in before:
-        remove(file.path)
+    remove_all([file.path for file in before])
     return len(tables)
 
 
@@ -85,12 +86,12 @@ def _fold(folder: SuiteFolder, files: Sequence[StoredFile]) -> int:
     moved = [StoredFile(Place.FOLDING, number, str(own), name) for name in names]
     if not moved:
         return 0
-    read = collect(lambda: [file for file in moved if file.path.exists()], read_table)
+    read = collect(lambda: [file for file in moved if file.path.exists()], read_slices)
     if read.found:
-        write_segment(pa.concat_tables([table for _, table in read.found]), folder.new_segment(number))
+        rows = stack([part for _, part in read.found])
+        write_segment(rows.table.take(pa.array(rows.rows)), folder.new_segment(number))
         sync_folder(folder.path / SEGMENTS)
-    for file, _ in read.found:
-        remove(file.path)
+    remove_all([file.path for file, _ in read.found])
     for emptied in (own, *{file.path.parent for file in files if file.place is Place.FOLDING}, own.parent):
         remove_folder_if_empty(emptied)
     return len(read.found)
@@ -98,9 +99,8 @@ def _fold(folder: SuiteFolder, files: Sequence[StoredFile]) -> int:
 
 def _is_whole(file: StoredFile) -> bool:
     try:
-        if check_seal(read_bytes(file.path), file.path) is None:
+        if read_seal(file.path) is None:
             read_table(file.path)
     except (FileNotFoundError, UnreadableFileError):
         return False
     return True
-

@@ -5,7 +5,6 @@ the sha256 of the whole file, with zeros in its own place. The seal of a job's f
 all that a run asks of the files that are there.
 """
 
-import functools
 import hashlib
 import io
 import re
@@ -16,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pruneboard.benchmark.errors import DamagedFileError, NewerFileError, UnreadableFileError
+from pruneboard.benchmark.errors import DamagedFileError, NewerFileError
 from pruneboard.benchmark.schema import COLUMNS, SCHEMA_VERSION, Row
 from pruneboard.benchmark.store._files import atomic_file, read_bytes, shown
 from pruneboard.benchmark.store._migrations import OLDEST, migrate
@@ -90,7 +89,12 @@ def sealed(table: pa.Table, about: str = "", *, compression: str = "none") -> by
     sink = io.BytesIO()
     # A job's texts are one entry of a dictionary each: compressing so little only costs time.
     with pq.ParquetWriter(
-        sink, table.schema, compression=compression, write_statistics=False, store_schema=False, write_page_checksum=True
+        sink,
+        table.schema,
+        compression=compression,
+        write_statistics=False,
+        store_schema=False,
+        write_page_checksum=True,
     ) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata({_VERSION: str(SCHEMA_VERSION), _SEAL: _NO_DIGEST + about})
@@ -127,8 +131,8 @@ def read_seal(path: Path) -> Seal | None:
     return check_seal(read_bytes(path), path)
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read the rows of a file in the present schema, texts as dictionaries.
+def read_table(path: Path, columns: Sequence[str] | None = None) -> tuple[pa.Table, int]:
+    """Read the rows of a file in the present schema, texts as dictionaries, and the version that it was written in.
 
     Args:
         path: file.
@@ -140,28 +144,34 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         NewerFileError: a newer version of pruneboard wrote it.
         StoreError: it cannot be read.
     """
-    return read_versioned(path, columns)[0]
-
-
-def read_versioned(path: Path, columns: Sequence[str] | None = None) -> tuple[pa.Table, int]:
-    """Read the rows of a file, and the version of the schema that it was written in; raises as `read_table`."""
     data = read_bytes(path)
     check_seal(data, path)
     schema = READ_SCHEMA if columns is None else pa.schema([READ_SCHEMA.field(name) for name in columns])
     try:
-        file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=STRINGS, page_checksum_verification=True)
+        file = _open(data)
         version = _version(file.schema_arrow.metadata or {}, path)
         if version < SCHEMA_VERSION:
             rows = migrate(file.read(use_threads=False).to_pandas(), version)
             return _fitted(pa.Table.from_pandas(rows, preserve_index=False), schema, path), version
-        table = file.read(columns=list(schema.names), use_threads=False)
+        table = file.read(columns=columns and list(columns), use_threads=False)
     except (OSError, KeyError, pa.ArrowException) as error:
         raise damaged(path, f"no usable Parquet file: {type(error).__name__}") from error
     return _fitted(table, schema, path), version
 
 
+def _open(data: bytes) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(pa.BufferReader(data), read_dictionary=STRINGS, page_checksum_verification=True)
+    # It lacks one of these columns: it is older, or foreign.
+    except KeyError:
+        return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+
+
 def _fitted(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
     """Return a table with the columns of a schema, whose types and empty values have to be those of the schema."""
+    # What no file of another origin equals needs no closer look: columns that are never empty are marked so in it.
+    if table.schema.equals(schema):
+        return table.replace_schema_metadata(None)
     missing = [name for name in schema.names if name not in table.column_names]
     if missing:
         raise damaged(path, f"foreign: it lacks the columns {', '.join(missing[:5])}")
@@ -169,8 +179,6 @@ def _fitted(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
     for field, column in zip(schema, table.columns, strict=True):
         if column.null_count and not field.nullable:
             raise damaged(path, f"foreign: its column {field.name} has empty values")
-    if table.schema.equals(schema):
-        return table.replace_schema_metadata(None)
     try:
         return table.cast(schema)
     except (ValueError, TypeError, pa.ArrowException) as error:
@@ -183,8 +191,8 @@ def _version(metadata: dict[bytes, bytes], path: Path) -> int:
         raise damaged(path, f"foreign: its schema version is {shown(written)[:20]}")
     if int(written) > SCHEMA_VERSION:
         raise NewerFileError(
-            f"job files must have a schema version from {OLDEST} to {SCHEMA_VERSION}, but `{shown(path)}` has {written}; "
-            "use a newer release of pruneboard, or another run folder.",
+            f"job files must have a schema version from {OLDEST} to {SCHEMA_VERSION}, but `{shown(path)}` has "
+            f"{written}; use a newer release of pruneboard, or another run folder.",
             f"of the newer schema version {written}",
         )
     return int(written)
@@ -197,11 +205,6 @@ def damaged(path: Path, why: str) -> DamagedFileError:
         "jobs that are lost, and remove what stays damaged with `pruneboard runs prune`.",
         why,
     )
-
-
-def is_newer(error: UnreadableFileError) -> bool:
-    """Return whether a file is only too new."""
-    return isinstance(error, NewerFileError)
 
 
 def _sealed_at(data: bytes | bytearray) -> tuple[int, str, str]:
@@ -220,9 +223,3 @@ def _digest(data: bytes | bytearray, start: int) -> str:
     digest.update(_NO_DIGEST.encode())
     digest.update(view[start + len(_NO_DIGEST) :])
     return digest.hexdigest()
-
-
-@functools.cache
-def empty_table() -> pa.Table:
-    """Return a table without rows."""
-    return READ_SCHEMA.empty_table()

@@ -13,7 +13,7 @@ from pruneboard.benchmark.schema import SCHEMA_VERSION
 
 def _to_2(rows: pd.DataFrame) -> pd.DataFrame:
     """Nothing was tuned before version 2."""
-    return rows.assign(tuned_trials=pd.NA, tuned_images=pd.NA, tuning="")
+    return rows.assign(tuned_trials=None, tuned_images=None, tuning="")
 
 
 def _to_3(rows: pd.DataFrame) -> pd.DataFrame:
@@ -29,7 +29,7 @@ OLDEST = min(_STEPS)
 
 
 def migrate(rows: pd.DataFrame, version: int) -> pd.DataFrame:
-    """Return rows of a version between `OLDEST` and the present one as rows of the present one, columns in any order."""
+    """Return rows of a version, at least `OLDEST`, as rows of the present one, with columns in any order."""
     for step in range(version, SCHEMA_VERSION):
         rows = _STEPS[step](rows)
     return rows.assign(schema_version=SCHEMA_VERSION)

@@ -10,21 +10,20 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pruneboard.benchmark.errors import DamagedFileError, StoreError
+from pruneboard.benchmark.errors import DamagedFileError, StoreError, UnreadableFileError
 from pruneboard.benchmark.schema import SCHEMA_VERSION, Job, Row
 from pruneboard.benchmark.store._files import atomic_file, entries, move, remove_leftovers, shown
 from pruneboard.benchmark.store._folder import (
     KEY_DIGITS,
-    SEGMENTS,
     Place,
     StoredFile,
     SuiteFolder,
     cell_name,
     cell_of,
-    collect,
 )
 from pruneboard.benchmark.store._folding import FOLD_AT, compact, fold
 from pruneboard.benchmark.store._format import read_seal, read_table, table_of, write_job
+from pruneboard.benchmark.store._reading import collect, read_or_error, read_slices, stack
 from pruneboard.benchmark.store._tables import frame_of
 
 MARKER = ".pruneboard-run"
@@ -98,12 +97,21 @@ class RunStore:
         Raises:
             StoreError: the folder cannot be written.
         """
-        path = self.path(job, rows[0].key)
-        write_job(table_of(rows), path, key=rows[0].key, status=rows[0].status)
-        beside = self._files_beside(job.suite.name)
+        return self.put(job.suite.name, cell_of(job), table_of(rows))
+
+    def put(self, suite: str, cell: str, rows: pa.Table) -> Path:
+        """Write the rows of one job as `save` does.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        key, status = (rows[name][0].as_py() for name in ("key", "status"))
+        path = self.suite_folder(suite).job_path(cell, key)
+        write_job(rows, path, key=key, status=status)
+        beside = self._files_beside(suite)
         own = StoredFile(Place.JOB, 0, str(path.parent), path.name)
-        self._set_aside(job.suite.name, [file for file in beside.get(cell_of(job), ()) if file.digits != own.digits])
-        beside[cell_of(job)] = [own]
+        self._set_aside(suite, [file for file in beside.get(cell, ()) if file.digits != own.digits])
+        beside[cell] = [own]
         return path
 
     def status(self, job: Job, key: str) -> str | None:
@@ -146,7 +154,9 @@ class RunStore:
             StoreError: files are damaged, foreign, or of a newer version; the message names all of them.
         """
         folder = self.suite_folder(suite)
-        return frame_of([table for _, table in collect(folder.files, read_table).checked(folder.path)])
+        read = collect(folder.files, read_slices)
+        read.check(folder.path)
+        return frame_of(stack([part for _, part in read.found]))
 
     def fold(self, suite: str, *, at_least: int = FOLD_AT) -> int:
         """Fold job files into segments when there are many, and return how many that were.
@@ -193,7 +203,7 @@ class RunStore:
     def _bring_back(self, wanted: dict[StoredFile, list[tuple[Path, str]]]) -> None:
         """Write jobs of segments as job files, which are newer than any segment."""
         for file, jobs in wanted.items():
-            table = read_table(file.path)
+            table, _ = read_table(file.path)
             for path, key in jobs:
                 rows = table.filter(pc.equal(table["key"], key))
                 write_job(rows, path, key=key, status=rows["status"][0].as_py())
@@ -241,11 +251,9 @@ class RunStore:
 
     def _versions_in_segments(self, folder: SuiteFolder) -> Iterator[tuple[str, _Version]]:
         todo = folder.segment_files
-        unknown = collect(lambda: [file for file in todo() if file not in self._segments], _jobs_of)
+        unknown = collect(lambda: [file for file in todo() if file not in self._segments], _read_jobs)
         for file, jobs in unknown.found:
-            self._segments[file] = [
-                (cell, _Version(key[:KEY_DIGITS], file, key, status)) for cell, key, status in jobs
-            ]
+            self._segments[file] = [(cell, _Version(key[:KEY_DIGITS], file, key, status)) for cell, key, status in jobs]
         for file, error in unknown.unreadable:
             if not isinstance(error, DamagedFileError):
                 raise error
@@ -273,7 +281,7 @@ def _status(version: _Version, key: str) -> str | None:
         seal = read_seal(version.file.path)
         if seal is not None:
             return seal.status if seal.key == key else None
-        rows = read_table(version.file.path, ["key", "status"])
+        rows, _ = read_table(version.file.path, ["key", "status"])
     except DamagedFileError:
         return None
     if not len(rows) or rows["key"][0].as_py() != key:
@@ -281,9 +289,15 @@ def _status(version: _Version, key: str) -> str | None:
     return str(rows["status"][0].as_py())
 
 
+def _read_jobs(
+    files: Sequence[StoredFile],
+) -> Sequence[list[tuple[str, str, str]] | UnreadableFileError | None]:
+    return [read_or_error(file, _jobs_of) for file in files]
+
+
 def _jobs_of(path: Path) -> list[tuple[str, str, str]]:
     """Read cell, key and status of the jobs of a segment, in their order."""
-    rows = read_table(path, ["key", "status", "model", "granularity", "criterion", "seed"])
+    rows, _ = read_table(path, ["key", "status", "model", "granularity", "criterion", "seed"])
     if not len(rows):
         return []
     key = rows["key"].combine_chunks()

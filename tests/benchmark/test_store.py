@@ -171,7 +171,11 @@ def test_broken_published_tables_are_refused_by_name(tmp_path):
 
     refused(points, good[points].replace("1111", "9999"), "every point must belong to a job")
     refused(points, good[points].replace("599", "many"), "must be a CSV file of known columns")
-    refused(jobs, good[jobs].replace("\n3,", "\n4,"), "must have one schema version from 1 to 3, but .* has 4; use a newer release")
+    refused(
+        jobs,
+        good[jobs].replace("\n3,", "\n4,"),
+        "must have one schema version from 1 to 3, but .* has 4; use a newer release",
+    )
     refused(jobs, "", "must be a CSV file of known columns")
     refused(jobs, good[jobs].replace(",key,", ",kex,"), "must have a column `key`")
     refused(points, good[points].replace("key,", "kex,", 1), "must have a column `key`")
