@@ -109,7 +109,7 @@ def in_grid(rows: pd.DataFrame, suite: Suite) -> "pd.Series[bool]":
 
 def arrow_of(rows: pd.DataFrame) -> pa.Table:
     """Return rows as they are written."""
-    plain = rows[NAMES].astype({name: "str" for name in STRINGS})
+    plain = rows[NAMES].astype(dict.fromkeys(STRINGS, "str"))
     return pa.Table.from_pandas(plain, schema=SCHEMA, preserve_index=False).replace_schema_metadata(None)
 
 
