@@ -62,17 +62,15 @@ def print_runs(folder: Path) -> None:
         StoreError: it is no run folder, or cannot be read.
     """
     store, console = open_run_folder(folder), make_console()
-    table = make_table("suite", "jobs", *_STATUSES, "rows", "size", "first", "last")
+    table = make_table("suite", "jobs", *_STATUSES, "rows", "size")
     lines = []
     for suite in store.suites():
         found = survey(store.suite_folder(suite))
         jobs = found.current
         counts = jobs["status"].value_counts()
-        times = sorted(jobs["time_utc"].astype("str"))
         table.add_row(
             *(shown(suite), str(len(jobs)), *(str(counts.get(status, 0)) for status in _STATUSES)),
             *(str(jobs["n_rows"].sum()), decimal(found.n_bytes)),
-            *(_minute(times[i]) if times else "" for i in (0, -1)),
         )
         lines += [f"{shown(suite)}: {line}" for line in (*_origins(jobs), *_troubles(found))]
     if not table.row_count:
@@ -84,9 +82,12 @@ def print_runs(folder: Path) -> None:
 
 
 def _origins(jobs: pd.DataFrame) -> list[str]:
+    if not len(jobs):
+        return []
+    times = jobs["time_utc"].astype("str")
     devices = ", ".join(sorted(jobs["device"].astype("str").unique()))
     commits = ", ".join(sorted(commit[:10] or "an installed package" for commit in jobs["commit"].unique()))
-    return [f"on {devices}; code {commits}"] if len(jobs) else []
+    return [f"measured from {_minute(times.min())} to {_minute(times.max())} UTC on {devices}; code {commits}"]
 
 
 def _troubles(found: Survey) -> list[str]:

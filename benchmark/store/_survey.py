@@ -215,7 +215,7 @@ def _rewrite(file: StoredFile, table: pa.Table, before: bytes) -> bool:
     """Write a job file again unless it has changed, and return whether it had not."""
     new = file.path.with_name(f"{TEMPORARY}{file.name}")
     key, status = (table[name][0].as_py() if len(table) else "" for name in ("key", "status"))
-    if file.cell and table["key"].unique().length() == 1:
+    if file.cell and len(table["key"].unique()) == 1:
         write_job(table, new, key=key, status=status)
     else:
         write_segment(table, new)
