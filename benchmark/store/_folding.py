@@ -13,8 +13,6 @@ the next, which moves its files once more.
 
 from collections.abc import Sequence
 
-import pyarrow as pa
-
 from pruneboard.benchmark.errors import UnreadableFileError
 from pruneboard.benchmark.store._files import move, remove_all, remove_folder_if_empty, sync_folder
 from pruneboard.benchmark.store._folder import SEGMENTS, Place, StoredFile, SuiteFolder
@@ -88,8 +86,9 @@ def _fold(folder: SuiteFolder, files: Sequence[StoredFile]) -> int:
         return 0
     read = collect(lambda: [file for file in moved if file.path.exists()], read_slices)
     if read.found:
-        rows = stack([part for _, part in read.found])
-        write_segment(rows.table.take(pa.array(rows.rows)), folder.new_segment(number))
+        # A copied file must not double its rows.
+        for part, table in enumerate(distinct_jobs(stack([part for _, part in read.found]), JOBS_PER_SEGMENT)):
+            write_segment(table, folder.new_segment(number, part))
         sync_folder(folder.path / SEGMENTS)
     remove_all([file.path for file, _ in read.found])
     for emptied in (own, *{file.path.parent for file in files if file.place is Place.FOLDING}, own.parent):

@@ -112,10 +112,10 @@ def check_seal(data: bytes, path: Path) -> Seal | None:
     """
     if len(data) < 12 or not data.endswith(_END):
         raise damaged(path, "empty" if not data else "cut off, or no Parquet file")
-    start, status, key = _sealed_at(data)
-    if start < 0:
+    if data.rfind(_SEAL.encode()) < 0:
         return None
-    if data[start : start + len(_NO_DIGEST)].decode() != _digest(data, start):
+    start, status, key = _sealed_at(data)
+    if start < 0 or data[start : start + len(_NO_DIGEST)].decode() != _digest(data, start):
         raise damaged(path, "altered: its checksum is another")
     return Seal(status, key)
 
@@ -208,7 +208,7 @@ def damaged(path: Path, why: str) -> DamagedFileError:
 
 
 def _sealed_at(data: bytes | bytearray) -> tuple[int, str, str]:
-    """Return where the digest of a file starts, -1 when it has none, and the status and key beside it."""
+    """Return where the digest of a file starts, -1 when its seal is broken, and the status and key beside it."""
     # The footer comes last, and no row's text is in it.
     found = _SEALED.match(data, max(0, data.rfind(_SEAL.encode())))
     if found is None:
