@@ -1,8 +1,9 @@
 """The finished jobs of a run folder."""
 
+import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -132,18 +133,32 @@ class RunStore:
         """
         answers: dict[int, str | None] = {}
         for _ in range(_MOST_LOOKS):
-            wanted: dict[StoredFile, list[tuple[Path, str]]] = {}
-            for number, (job, key) in enumerate(asked):
-                if number not in answers:
-                    try:
-                        answers[number] = self._answer(job, key, wanted)
-                    except FileNotFoundError:
-                        # Another process has moved it since.
-                        self._looks.pop(job.suite.name, None)
-            self._bring_back(wanted)
-            if len(answers) == len(asked):
+            todo = [number for number in range(len(asked)) if number not in answers]
+            if not todo:
                 return [answers[number] for number in range(len(asked))]
-        raise StoreError(f"files of `{shown(self.folder)}` keep moving; stop what folds or prunes them, and retry.")
+            looks = {name: self._versions(name) for name in {asked[number][0].suite.name for number in todo}}
+            wanted: dict[StoredFile, dict[str, tuple[int, Path]]] = {}
+            changed: set[tuple[str, str]] = set()
+            for number in todo:
+                job, key = asked[number]
+                cell = cell_of(job)
+                # What other files are there of a cell that was changed just now is to be looked up again.
+                if (job.suite.name, cell) in changed:
+                    continue
+                # A file that is gone was moved by another process, and is looked for again.
+                with contextlib.suppress(FileNotFoundError):
+                    version = _finished(looks[job.suite.name].get(cell, ()), key)
+                    answers[number] = version.status if version else None
+                    if version and self._make_latest(job, version, looks[job.suite.name][cell]):
+                        changed.add((job.suite.name, cell))
+                    if version and _is_outdone(version, looks[job.suite.name][cell]):
+                        wanted.setdefault(version.file, {})[key] = (number, self.path(job, key))
+            for number in self._bring_back(wanted):
+                del answers[number]
+            if changed or wanted or len(answers) < len(asked):
+                self._looks.clear()
+                self._beside.clear()
+        raise StoreError(f"files of `{shown(self.folder)}` keep moving; stop what folds or prunes them, and try again.")
 
     def read(self, suite: str) -> pd.DataFrame:
         """Read all rows of a suite but the superseded ones, sorted.
@@ -179,37 +194,27 @@ class RunStore:
         self.fold(suite, at_least=1)
         return compact(self.suite_folder(suite))
 
-    def _answer(self, job: Job, key: str, wanted: dict[StoredFile, list[tuple[Path, str]]]) -> str | None:
-        """Return the status of a job, and make it the latest of its cell or note that it has to be brought back."""
-        suite, cell = job.suite.name, cell_of(job)
-        versions = self._versions(suite).get(cell, [])
-        for version in reversed(versions):
-            status = _status(version, key) if version.digits == key[:KEY_DIGITS] else None
-            if status is None:
-                continue
-            later = versions[versions.index(version) + 1 :]
-            if version.file.place is Place.SUPERSEDED:
-                move(version.file.path, self.path(job, key))
-            others = [v for v in versions if v.digits != version.digits]
-            aside = [v for v in others if v.file.place in (Place.JOB, Place.FOLDING)]
-            self._set_aside(suite, [v.file for v in aside])
-            if version.file.place is Place.SEGMENT and any(v.file.place is Place.SEGMENT for v in later):
-                wanted.setdefault(version.file, []).append((self.path(job, key), key))
-            if aside or version.file.place is Place.SUPERSEDED:
-                self._looks.pop(suite, None)
-            return status
-        return None
+    def _make_latest(self, job: Job, version: _Version, versions: Sequence[_Version]) -> bool:
+        """Set the files of a cell's other keys aside, and return whether anything changed."""
+        aside = [v.file for v in versions if v.digits != version.digits and v.file.place >= Place.FOLDING]
+        if version.file.place is Place.SUPERSEDED and not move(version.file.path, self.path(job, version.key)):
+            raise FileNotFoundError
+        self._set_aside(job.suite.name, aside)
+        return bool(aside) or version.file.place is Place.SUPERSEDED
 
-    def _bring_back(self, wanted: dict[StoredFile, list[tuple[Path, str]]]) -> None:
-        """Write jobs of segments as job files, which are newer than any segment."""
+    def _bring_back(self, wanted: Mapping[StoredFile, Mapping[str, tuple[int, Path]]]) -> Iterator[int]:
+        """Write jobs of segments as job files, which are newer than any segment; yield those that are gone."""
         for file, jobs in wanted.items():
-            table, _ = read_table(file.path)
-            for path, key in jobs:
-                rows = table.filter(pc.equal(table["key"], key))
-                write_job(rows, path, key=key, status=rows["status"][0].as_py())
-        if wanted:
-            self._looks.clear()
-            self._beside.clear()
+            try:
+                table, _ = read_table(file.path)
+            except FileNotFoundError:
+                yield from (number for number, _ in jobs.values())
+                continue
+            rows = table.filter(pc.is_in(table["key"], pa.array(list(jobs))))
+            firsts = _first_rows(rows)
+            for first, end in zip(firsts, [*firsts[1:], len(rows)], strict=True):
+                key, status = (rows[name][first].as_py() for name in ("key", "status"))
+                write_job(rows.slice(first, end - first), jobs[key][1], key=key, status=status)
 
     def _set_aside(self, suite: str, files: Iterable[StoredFile]) -> None:
         folder = self.suite_folder(suite)
@@ -273,20 +278,40 @@ class _Look:
     versions: dict[str, list[_Version]]
 
 
-def _status(version: _Version, key: str) -> str | None:
-    """Return the status of a job from its version, None when that is another job's or is damaged."""
-    if version.status is not None:
-        return version.status if version.key == key else None
-    try:
-        seal = read_seal(version.file.path)
-        if seal is not None:
-            return seal.status if seal.key == key else None
-        rows, _ = read_table(version.file.path, ["key", "status"])
-    except DamagedFileError:
+def _finished(versions: Sequence[_Version], key: str) -> _Version | None:
+    """Return the newest version of a key with its status, None when there is none or its file is damaged.
+
+    Raises:
+        FileNotFoundError: its file is gone.
+        NewerFileError: a newer version of pruneboard wrote it.
+    """
+    own = [version for version in versions if version.digits == key[:KEY_DIGITS]]
+    if not own:
         return None
-    if not len(rows) or rows["key"][0].as_py() != key:
-        return None
-    return str(rows["status"][0].as_py())
+    latest = own[-1]
+    if latest.status is None:
+        try:
+            known, status = _key_and_status(latest.file.path)
+        except DamagedFileError:
+            return None
+        latest = replace(latest, key=known, status=status)
+    return latest if latest.key == key else None
+
+
+def _key_and_status(path: Path) -> tuple[str, str]:
+    seal = read_seal(path)
+    if seal is not None and seal.status:
+        return seal.key, seal.status
+    rows, _ = read_table(path, ["key", "status"])
+    return (str(rows["key"][0].as_py()), str(rows["status"][0].as_py())) if len(rows) else ("", "")
+
+
+def _is_outdone(version: _Version, versions: Sequence[_Version]) -> bool:
+    """Return whether a version is in a segment, and a newer segment has another key of the cell."""
+    if version.file.place is not Place.SEGMENT:
+        return False
+    segments = [other for other in versions if other.file.place is Place.SEGMENT]
+    return segments[-1].digits != version.digits
 
 
 def _read_jobs(
@@ -298,11 +323,13 @@ def _read_jobs(
 def _jobs_of(path: Path) -> list[tuple[str, str, str]]:
     """Read cell, key and status of the jobs of a segment, in their order."""
     rows, _ = read_table(path, ["key", "status", "model", "granularity", "criterion", "seed"])
-    if not len(rows):
-        return []
-    key = rows["key"].combine_chunks()
-    codes = (key.chunk(0) if isinstance(key, pa.ChunkedArray) else key).indices.to_numpy()
-    firsts = np.flatnonzero(np.diff(codes, prepend=-1))
-    jobs = rows.take(pa.array(firsts)).to_pydict()
+    jobs = rows.take(pa.array(_first_rows(rows))).to_pydict()
     cells = map(cell_name, *(jobs[name] for name in ("model", "granularity", "criterion", "seed")))
     return list(zip(cells, jobs["key"], jobs["status"], strict=True))
+
+
+def _first_rows(rows: pa.Table) -> list[int]:
+    """Return the first row of each job of rows that are in the order of their jobs."""
+    key = rows["key"].combine_chunks()
+    codes = (key.chunk(0) if isinstance(key, pa.ChunkedArray) else key).indices.to_numpy()
+    return np.flatnonzero(np.diff(codes, prepend=-1)).tolist() if len(rows) else []
