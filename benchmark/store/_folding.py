@@ -49,14 +49,19 @@ def fold(folder: SuiteFolder, *, at_least: int = FOLD_AT) -> int:
 def compact(folder: SuiteFolder) -> int:
     """Write all segments as few large ones, without jobs that were measured again; return how many there are then.
 
+    Where another process is compacting them already, that one does.
+
     Raises:
         StoreError: a segment is damaged, or the folder cannot be read or written.
     """
     before = folder.segment_files()
     if len(before) < 2:
         return len(before)
-    read = collect(lambda: before, read_slices)
+    read = collect(lambda: [file for file in before if file.path.exists()], read_slices)
     read.check(folder.path)
+    # What is left of them may be older than what replaced the others, and must not come after it.
+    if len(read.found) < len(before):
+        return len(folder.segment_files())
     tables = distinct_jobs(stack([part for _, part in read.found]), JOBS_PER_SEGMENT)
     # They are as new as the newest of what they replace, and no newer than what is folded meanwhile. The last part goes
     # first: were it missing, an older version of a cell in another part would come after the present one.

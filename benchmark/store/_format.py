@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pruneboard.benchmark.errors import DamagedFileError, NewerFileError
+from pruneboard.benchmark.errors import DamagedFileError, NewerFileError, StoreError
 from pruneboard.benchmark.schema import COLUMNS, SCHEMA_VERSION, Row
 from pruneboard.benchmark.store._files import atomic_file, read_bytes, shown
 from pruneboard.benchmark.store._migrations import OLDEST, migrate
@@ -85,7 +85,11 @@ def _write(table: pa.Table, path: Path, about: str, *, compression: str) -> None
 
 
 def sealed(table: pa.Table, about: str = "", *, compression: str = "none") -> bytes:
-    """Return the bytes of a file with these rows and its seal."""
+    """Return the bytes of a file with these rows and its seal.
+
+    Raises:
+        StoreError: status or key is no word.
+    """
     sink = io.BytesIO()
     # A job's texts are one entry of a dictionary each: compressing so little only costs time.
     with pq.ParquetWriter(
@@ -100,6 +104,10 @@ def sealed(table: pa.Table, about: str = "", *, compression: str = "none") -> by
         writer.add_key_value_metadata({_VERSION: str(SCHEMA_VERSION), _SEAL: _NO_DIGEST + about})
     data = bytearray(sink.getvalue())
     start = _sealed_at(data)[0]
+    if start < 0:
+        raise StoreError(
+            f"a job's status and key must be words, got `{shown(about.strip())}`; make its key with `digest`."
+        )
     data[start : start + len(_NO_DIGEST)] = _digest(data, start).encode()
     return bytes(data)
 

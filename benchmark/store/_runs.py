@@ -147,12 +147,13 @@ class RunStore:
                     continue
                 # A file that is gone was moved by another process, and is looked for again.
                 with contextlib.suppress(FileNotFoundError):
-                    version = _finished(looks[job.suite.name].get(cell, ()), key)
-                    answers[number] = version.status if version else None
-                    if version and self._make_latest(job, version, looks[job.suite.name][cell]):
+                    versions = looks[job.suite.name].get(cell, ())
+                    version = _finished(versions, key)
+                    if version and self._make_latest(job, version, versions):
                         changed.add((job.suite.name, cell))
-                    if version and _is_outdone(version, looks[job.suite.name][cell]):
+                    if version and _is_outdone(version, versions):
                         wanted.setdefault(version.file, {})[key] = (number, self.path(job, key))
+                    answers[number] = version.status if version else None
             for number in self._bring_back(wanted):
                 del answers[number]
             if changed or wanted or len(answers) < len(asked):
