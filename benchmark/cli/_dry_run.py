@@ -39,7 +39,7 @@ def print_dry_run(
     console.print(
         f"{jobs[0].suite.title}: {len(jobs)} jobs, {len(jobs) - n_left} done, {n_left} to run"
         + (f"; {time}" if n_left > n_unknown else "")
-        + (f"; no time is known of {n_unknown} of them, which no earlier row is like" if n_unknown else "")
+        + (f"; no earlier row tells how long {n_unknown} of them take" if n_unknown else "")
         + "."
     )
     console.print("Nothing was run.")

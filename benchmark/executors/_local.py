@@ -125,7 +125,6 @@ def run_in_workers(agenda: Agenda, bench: Workbench, workers: LocalWorkers) -> I
     """
     options = PoolOptions(
         n_workers=len(workers.devices),
-        n_threads=workers.n_threads,
         limits=workers.limits,
         stop=workers.stop,
         log_of=agenda.log_of,
@@ -152,8 +151,10 @@ class _JobBody:
 
     store: RunStore
     devices: tuple[str, ...]
+    n_threads: int
 
     def begin(self, slot: int) -> Callable[[Task], Iterator[Event]]:
+        torch.set_num_threads(self.n_threads)
         # What it prints goes to the log of its task.
         _LOGGER.addHandler(logging.StreamHandler())
         bench = Workbench(torch.device(self.devices[slot]))
@@ -165,7 +166,7 @@ class _Jobs:
 
     def __init__(self, agenda: Agenda, bench: Workbench, workers: LocalWorkers) -> None:
         self._agenda, self._bench, self._limits = agenda, bench, workers.limits
-        self.body = _JobBody(agenda.store, workers.devices)
+        self.body = _JobBody(agenda.store, workers.devices, workers.n_threads)
 
     def affinity(self, task: Task) -> Affinity:
         return affinity_of(task)

@@ -50,8 +50,8 @@ def search_in_workers(
     Raises:
         PruneboardError: a worker met something that no other study could mend, such as a full disk.
     """
-    options = PoolOptions(n_workers=len(devices), n_threads=n_threads)
-    return run_in_pool(searches, _Searches(store, _SearchBody(store, devices, bench.draws)), options)
+    body = _SearchBody(store, devices, n_threads, bench.draws)
+    return run_in_pool(searches, _Searches(store, body), PoolOptions(n_workers=len(devices)))
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,11 @@ class _SearchBody:
 
     store: StudyStore
     devices: tuple[str, ...]
+    n_threads: int
     draws: Draws
 
     def begin(self, slot: int) -> Callable[[Search], Iterator[SearchReport]]:
+        torch.set_num_threads(self.n_threads)
         bench = TuningBench(torch.device(self.devices[slot]), self.draws)
         return lambda search: run_search(search, self.store, bench)
 

@@ -1,6 +1,8 @@
 """What a task printed, in a file of bounded size."""
 
+import contextlib
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -17,6 +19,9 @@ class TaskLog:
     Args:
         path: the file; what an earlier attempt left there is removed.
         most_bytes: bytes to keep of what is written, more than `_TAIL_BYTES`.
+
+    Raises:
+        StoreError: the folder cannot be written.
     """
 
     def __init__(self, path: Path, most_bytes: int = MOST_BYTES) -> None:
@@ -25,7 +30,8 @@ class TaskLog:
         self._file: BinaryIO | None = None
         self._tail = bytearray()
         self._n_dropped = 0
-        path.unlink(missing_ok=True)
+        with self._writable():
+            path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -65,12 +71,17 @@ class TaskLog:
     def _put(self, text: bytes) -> None:
         if not text:
             return
-        try:
+        with self._writable():
             if self._file is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 # Unbuffered, so that nothing is lost with this process and a reader sees what is there.
                 self._file = self._path.open("ab", buffering=0)
             self._file.write(text)
+
+    @contextlib.contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise StoreError(
                 f"`{self._path}` must be writable, but {(error.strerror or str(error)).lower()}; free space or choose "

@@ -49,14 +49,12 @@ class PoolOptions:
 
     Attributes:
         n_workers: worker processes, at least 1.
-        n_threads: CPU threads of each.
         limits: what one may use.
         stop: how to stop it before the end.
         log_of: gives the file for what a task prints; None lets workers print where this process does.
     """
 
     n_workers: int
-    n_threads: int
     limits: Limits = field(default_factory=Limits)
     stop: Stop = field(default_factory=Stop)
     log_of: Callable[[Any], Path] | None = None
@@ -160,8 +158,7 @@ class _Pool(Generic[T, R]):
             self._replace(slot)
             worker = None
         if worker is None:
-            log_of, n_threads = self._options.log_of, self._options.n_threads
-            setup = WorkerSetup(slot=slot, n_threads=n_threads, captures=log_of is not None)
+            setup = WorkerSetup(slot=slot, captures=self._options.log_of is not None)
             worker = self._workers[slot] = Worker(self._context, self._work.body, setup)
         log = None if self._options.log_of is None else TaskLog(self._options.log_of(task))
         worker.start(task, log)

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from multiprocessing.context import SpawnContext
 from typing import Any, Generic, TypeVar
 
-import torch
-
 from pruneboard.benchmark.errors import PruneboardError
 from pruneboard.benchmark.workers._log import TaskLog
 from pruneboard.benchmark.workers._tree import adopt_orphans, kill_descendants, kill_tree
@@ -47,12 +45,10 @@ class WorkerSetup:
 
     Attributes:
         slot: number of the worker among those of the pool.
-        n_threads: CPU threads.
         captures: whether what it prints is kept in logs instead of being shown.
     """
 
     slot: int
-    n_threads: int
     captures: bool
 
 
@@ -205,7 +201,6 @@ def _work(connection: Any, printed: Any, body: Body[T, R], setup: WorkerSetup) -
         printed.close()
         faulthandler.enable()
         faulthandler.register(signal.SIGUSR1)
-    torch.set_num_threads(setup.n_threads)
     run = None
     try:
         run = body.begin(setup.slot)
