@@ -158,7 +158,7 @@ class Watch:
         else:
             with self._lock:
                 self._running.pop(cell, None)
-            self._progress.console.print(f"again: {event.job}: {event.reason}")
+            self._progress.console.print(f"again: {event.job}: {event.reason}", soft_wrap=True)
 
     def _finish(self, event: Finished) -> None:
         with self._lock:
@@ -173,7 +173,7 @@ class Watch:
             self.summary.failures.append((event.job, event.reason))
             log = self._log_of(event.job)
             at = f" (log: {log})" if log.exists() else ""
-            self._progress.console.print(f"failed{where}: {event.job}: {event.reason}{at}")
+            self._progress.console.print(f"failed{where}: {event.job}: {event.reason}{at}", soft_wrap=True)
         elif not self._console.is_terminal:
             done = self.summary.counts.total()
             left = f", {format_seconds(self._seconds_left)} left" if self._seconds_left is not None else ""

@@ -117,8 +117,8 @@ def test_a_worker_that_dies_costs_only_its_job(tmp_path):
     assert done.returncode == 1, done.stderr
     assert rows.loc["magnitude", "status"] == "ok"
     assert rows.loc["bad_killed", "reason"] == (
-        "the worker process died with signal SIGKILL while this job ran, in each of 3 attempts; see whether the machine "
-        "runs out of memory, and run again with fewer workers."
+        "the worker process died with signal SIGKILL while this job ran, in each of 3 attempts; see whether the "
+        "machine runs out of memory, and run again with fewer workers."
     )
     assert rows.loc["bad_forks", "reason"] == "the worker process died with exit code 3 while this job ran"
     assert "now gives other logits" in rows.loc["bad_patches", "reason"]
