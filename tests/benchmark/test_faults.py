@@ -135,7 +135,7 @@ def test_two_runs_at_once_share_the_jobs_and_do_none_twice(tmp_path, undisturbed
 
 def test_what_misbehaves_costs_itself_only(tmp_path):
     """A hang, a daemon that outlives its job, megabytes of output, a crash, much memory, and what cannot be caught."""
-    ways = ["hangs", "daemon", "prints", "segfaults", "eats", "base", "exits"]
+    ways = ["hangs", "killed", "forks", "patches", "daemon", "prints", "segfaults", "eats", "base", "exits"]
     criteria = ["magnitude", *(f"bad_{way}" for way in ways), "random"]
     write(tmp_path, models={"digits_vgg": ["filters"]}, criteria=criteria, seeds=[0])
     options = ("--workers", 2, "--time-limit", "15s", "--memory-limit", "1.3GB")
@@ -153,18 +153,26 @@ def test_what_misbehaves_costs_itself_only(tmp_path):
     assert reasons["eats"].startswith(
         "a worker must hold less than the memory limit of 1.3 GB, but in this job it held "
     )
+    assert reasons["killed"] == (
+        "the worker process died with signal SIGKILL while this job ran, in each of 3 attempts; see whether the "
+        "machine runs out of memory, and run again with fewer workers."
+    )
+    assert reasons["forks"] == "the worker process died with exit code 3 while this job ran"
+    assert "now gives other logits" in reasons["patches"]
+    assert rows.loc["magnitude", "top1"] == rows["top1"].max() >= 0.97
     assert reasons["segfaults"] == "the worker process died with signal SIGSEGV while this job ran"
     assert reasons["base"].startswith("Unstoppable: whatever you catch")
     assert reasons["exits"].startswith("SystemExit: 7")
     for name in ("hangs", "daemon", "segfaults"):
         assert not is_alive(int((tmp_path / f"{name}.pid").read_text())), name
-    assert set(logs) == {f"bad_{way}" for way in ways} - {"bad_daemon"}
+    assert set(logs) == {f"bad_{way}" for way in ways} - {"bad_daemon", "bad_killed", "bad_forks"}
     for name, path in logs.items():
         assert f"(log: {path.relative_to(tmp_path)})" in done.stdout, name
     assert logs["bad_prints"].stat().st_size < 1.1 * 2**20
     assert "ValueError: said too much" in logs["bad_prints"].read_text()[-300:]
     assert "Traceback (most recent call last)" in logs["bad_base"].read_text()
     assert "misbehaving.py" in logs["bad_hangs"].read_text(), "it says where it hung"
+    assert "again: small / digits_vgg / filters / bad_killed / seed 0: the worker process died with" in done.stdout
 
 
 def test_a_disk_that_fills_up_loses_nothing_that_was_finished(tmp_path, undisturbed):
