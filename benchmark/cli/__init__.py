@@ -170,7 +170,7 @@ def tune(
     )
     summary = tuning.tune(suite, loaded, options)
     if summary.interrupted:
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(EXIT_TERMINATED if summary.runs is not None and summary.runs.terminated else EXIT_INTERRUPTED)
     if summary.n_failed:
         sys.exit(EXIT_FAILED_JOBS)
 

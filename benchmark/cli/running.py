@@ -85,34 +85,20 @@ def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions) -> RunSummary:
     bench, store = Workbench(resolve_device(options.device)), RunStore(options.out)
     store.prepare()
     interruption = Interruption()
-    with interruption.heard():
-        try:
+    try:
+        with interruption.heard():
             _make_ready(jobs, bench, console)
             past = read_past_seconds(suite.name, [store, ResultsStore(_RESULTS)])
             tasks = plan(jobs, store, bench, past, fresh=options.fresh)
-        except KeyboardInterrupt as end:
-            console.print("Stopped before the first job; the same command continues.")
-            return RunSummary(interrupted=True, terminated=isinstance(end, Terminated))
-        datasets = ", ".join(dict.fromkeys(bench.dataset(job).name for job in jobs))
-        console.print(
-            f"{suite.title}: {len(jobs)} jobs on {datasets}, {len(jobs) - len(tasks)} done before, {len(tasks)} to run."
-        )
-        summary = RunSummary()
-        if tasks:
-            forecast = Forecast(past, max(1, len(local_devices(bench.device, options.n_workers, options.n_threads))))
-            run = new_run_id()
-            with Claims(store.folder / suite.name / "claims", run) as claims:
-                agenda = Agenda(store, claims, tasks, fresh=options.fresh)
-                watch = Watch(
-                    Scope(n_jobs=len(jobs), n_todo=len(tasks)),
-                    forecast,
-                    log_of=lambda job: agenda.log_of(agenda.task(job)),
-                    status_file=_status_file(run, agenda, options),
-                    console=console,
-                    stop=interruption.stop,
-                )
-                forecast.add(task.job for task in tasks)
-                summary = _run(agenda, bench, options, watch, interruption)
+            datasets = ", ".join(dict.fromkeys(bench.dataset(job).name for job in jobs))
+            console.print(
+                f"{suite.title}: {len(jobs)} jobs on {datasets}, {len(jobs) - len(tasks)} done before, {len(tasks)} to "
+                "run."
+            )
+            summary = _run(tasks, len(jobs), _Surroundings(store, bench, past, options, interruption), console)
+    except KeyboardInterrupt as end:
+        console.print("Stopped before the first job; the same command continues.")
+        return RunSummary(interrupted=True, terminated=isinstance(end, Terminated))
     _print_summary(summary, name, options, console)
     return summary
 
@@ -147,22 +133,47 @@ def plan(jobs: Sequence[Job], store: RunStore, bench: Workbench, past: dict[Kind
     return tasks
 
 
-def _status_file(run: str, agenda: Agenda, options: RunOptions) -> StatusFile:
-    suite = agenda.tasks[0].job.suite.name
-    shown = {**dataclasses.asdict(options), "out": str(options.out)}
-    return StatusFile(agenda.store.folder / suite / "status" / f"{run}.json", run=run, suite=suite, options=shown)
+@dataclass(frozen=True)
+class _Surroundings:
+    """What the tasks of a run are done with."""
+
+    store: RunStore
+    bench: Workbench
+    past: dict[Kind, float]
+    options: RunOptions
+    interruption: Interruption
 
 
-def _run(agenda: Agenda, bench: Workbench, options: RunOptions, watch: Watch, interruption: Interruption) -> RunSummary:
+def _run(tasks: Sequence[Task], n_jobs: int, given: _Surroundings, console: Console) -> RunSummary:
     """Run tasks to their end, or as far as signals let."""
-    try:
-        with watch, _execute(agenda, bench, options, interruption) as events:
-            for event in events:
-                watch.see(event)
-    except KeyboardInterrupt:
-        watch.summary.interrupted = True
-    watch.summary.interrupted |= interruption.stop.finishes
-    watch.summary.terminated = interruption.terminated
+    if not tasks:
+        return RunSummary()
+    options, stop = given.options, given.interruption.stop
+    forecast = Forecast(
+        given.past, max(1, len(local_devices(given.bench.device, options.n_workers, options.n_threads)))
+    )
+    forecast.add(task.job for task in tasks)
+    run, suite = new_run_id(), tasks[0].job.suite.name
+    folder = given.store.folder / suite
+    shown = {**dataclasses.asdict(options), "out": str(options.out)}
+    with Claims(folder / "claims", run) as claims:
+        agenda = Agenda(given.store, claims, tasks, fresh=options.fresh)
+        watch = Watch(
+            Scope(n_jobs=n_jobs, n_todo=len(tasks)),
+            forecast,
+            log_of=lambda job: agenda.log_of(agenda.task(job)),
+            status_file=StatusFile(folder / "status" / f"{run}.json", run=run, suite=suite, options=shown),
+            console=console,
+            stop=stop,
+        )
+        try:
+            with watch, _execute(agenda, given.bench, options, given.interruption) as events:
+                for event in events:
+                    watch.see(event)
+        except KeyboardInterrupt:
+            watch.summary.interrupted = True
+        watch.summary.interrupted |= stop.finishes
+        watch.summary.terminated = given.interruption.terminated
     return watch.summary
 
 

@@ -117,6 +117,9 @@ class Adoption:
         Args:
             workers: process ids of its workers; its other children are in its own process group.
         """
+        if os.getpid() == 1:
+            # The first process of a container gets everybody's orphans, and cannot tell them apart.
+            return
         end = time.monotonic() + _PATIENCE_SECONDS
         while (orphans := list(self._orphans(workers))) and time.monotonic() < end:
             for pid in orphans:

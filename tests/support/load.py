@@ -19,6 +19,7 @@ from commands import write_suite
 from pruneboard.benchmark.cli import running
 from pruneboard.benchmark.cli._estimates import Forecast
 from pruneboard.benchmark.cli._progress import Scope, Watch
+from pruneboard.benchmark.cli._status import StatusFile
 from pruneboard.benchmark.executors import Agenda, Claims, Event, Finished, LocalWorkers, Task, new_run_id
 from pruneboard.benchmark.executors import _local as local
 from pruneboard.benchmark.runner import Workbench
@@ -55,11 +56,10 @@ def measure(n_jobs: int, folder: Path, n_workers: int = 2) -> Cost:
     path = write_suite(folder, models=MODELS, criteria=CRITERIA, seeds=range(n_jobs // 20))
     before = time.process_time()
     jobs = expand(load_suite(path))
-    store, bench, options = RunStore(folder / "runs"), Workbench(torch.device("cpu")), None
+    store, bench = RunStore(folder / "runs"), Workbench(torch.device("cpu"))
     tasks = running.plan(jobs, store, bench, {}, fresh=False)
     planned = time.process_time()
     began = time.perf_counter()
-    options = running.RunOptions(device="cpu", n_workers=n_workers, out=store.folder, fresh=False)
     workers = LocalWorkers(devices=("cpu",) * n_workers, n_threads=1)
     forecast, run = Forecast({}, n_workers), new_run_id()
     forecast.add(jobs)
@@ -69,7 +69,9 @@ def measure(n_jobs: int, folder: Path, n_workers: int = 2) -> Cost:
             Scope(n_jobs=len(jobs), n_todo=len(tasks)),
             forecast,
             log_of=lambda job: agenda.log_of(agenda.task(job)),
-            status_file=running._status_file(run, agenda, options),
+            status_file=StatusFile(
+                store.folder / "small" / "status" / f"{run}.json", run=run, suite="small", options={}
+            ),
             console=Console(file=printed, markup=False, highlight=False, emoji=False),
             stop=Stop(),
         )
