@@ -2,7 +2,9 @@
 
 import datetime
 import functools
+import gc
 import json
+import logging
 import math
 import time
 import traceback
@@ -36,10 +38,15 @@ from pruneboard.benchmark.schema import (
 from pruneboard.benchmark.scoring import Scoring, batch_size_for, score_all_shots
 from pruneboard.benchmark.units import Layer, find_layers
 
+_log = logging.getLogger(__name__)
+# Who wants the tracebacks of plugins says where to; by default they are not printed.
+_log.addHandler(logging.NullHandler())
+
 T = TypeVar("T")
 Rows = npt.NDArray[np.intp]
 
 _LONGEST_REASON = 500
+_CPU_OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
 _N_PROBE_IMAGES = 8
 _EVALUATION_IMAGES = 125
 _EVALUATION_BYTES = 16 * 2**20
@@ -226,18 +233,32 @@ def run_job(job: Job, bench: Workbench) -> list[Row]:
     started = time.perf_counter()
     criterion = plugins.criterion_of(job)
     loaded = bench.model(job)
-    pruning = loaded.pruning(job.granularity)
-    context = context_of(job, loaded, reference_of(job, bench, loaded.plugin, criterion))
+    reference = reference_of(job, bench, loaded.plugin, criterion)
+    n_scored = context_of(job, loaded, reference).batch_size
 
-    def measure() -> tuple[Scoring, list[tuple[int, CurvePoint]]]:
-        scoring = score_all_shots(criterion, context, job.suite.shots, loaded.probe)
-        return scoring, list(_curves(job, loaded, pruning, scoring))
+    def score(n_at_once: int) -> Scoring:
+        loaded = bench.model(job)
+        # It is prepared while the network is undamaged.
+        loaded.pruning(job.granularity)
+        return score_all_shots(criterion, context_of(job, loaded, reference, n_at_once), job.suite.shots, loaded.probe)
 
-    measured = attempt(measure, job, bench)
-    if isinstance(measured, NoResult):
+    def evaluate(scoring: Scoring, n_at_once: int) -> tuple[LoadedModel, list[tuple[int, CurvePoint]]]:
+        loaded = bench.model(job)
+        smaller = replace(loaded, evaluation=replace(loaded.evaluation, batch_size=n_at_once))
+        return loaded, list(_curves(job, smaller, loaded.pruning(job.granularity), scoring))
+
+    def no_result(why: NoResult) -> list[Row]:
         seconds = time.perf_counter() - started
-        return [make_row(job, bench, status=measured.status, reason=measured.reason, seconds=seconds)]
-    scoring, points = measured
+        return [make_row(job, bench, status=why.status, reason=why.reason, seconds=seconds)]
+
+    scoring = _in_memory(score, n_scored, job, bench)
+    if isinstance(scoring, NoResult):
+        return no_result(scoring)
+    measured = _in_memory(functools.partial(evaluate, scoring), loaded.evaluation.batch_size, job, bench)
+    if isinstance(measured, NoResult):
+        return no_result(measured)
+    loaded, points = measured
+    pruning = loaded.pruning(job.granularity)
     size = count_sizes(loaded.network, pruning.layers, [_all_kept(pruning.layers)], loaded.probe[:1])[0]
     row = replace(
         make_row(job, bench, status="ok", reason="", seconds=time.perf_counter() - started),
@@ -253,10 +274,17 @@ def run_job(job: Job, bench: Workbench) -> list[Row]:
 
 @dataclass(frozen=True)
 class NoResult:
-    """That a plugin gave none, and why."""
+    """That a plugin gave none, and why.
+
+    Attributes:
+        status: `unsupported` or `failed`.
+        reason: why, in one line.
+        out_of_memory: whether memory ran out, so that a smaller call may succeed.
+    """
 
     status: Status
     reason: str
+    out_of_memory: bool = False
 
 
 def attempt(call: Callable[[], T], job: Job, bench: Workbench) -> T | NoResult:
@@ -265,10 +293,44 @@ def attempt(call: Callable[[], T], job: Job, bench: Workbench) -> T | NoResult:
         return call()
     except Unsupported as refusal:
         return NoResult("unsupported", clean_reason(refusal))
+    except KeyboardInterrupt:
+        raise
     # A plugin is foreign code: whatever it raises, even sys.exit(), is its result, and the suite goes on.
-    except (Exception, SystemExit) as error:  # noqa: BLE001
-        bench.reload_model(job)
-        return NoResult("failed", describe(error))
+    except BaseException as error:  # noqa: BLE001
+        _log.error("%s failed", job, exc_info=error)
+        failed = NoResult("failed", describe(error), is_out_of_memory(error))
+    # Only now are the frames of the call gone, and with them what they held.
+    gc.collect()
+    if bench.device.type == "cuda":
+        torch.cuda.empty_cache()
+    bench.reload_model(job)
+    return failed
+
+
+def _in_memory(call: Callable[[int], T], n_at_once: int, job: Job, bench: Workbench) -> T | NoResult:
+    """Make a call with fewer images at once, half as many each time, for as long as memory runs out.
+
+    Args:
+        call: takes the number of images at once.
+        n_at_once: the number to begin with.
+        job: the job, whose network is loaded anew after a failure.
+        bench: the process's workbench.
+    """
+    while True:
+        result = attempt(functools.partial(call, n_at_once), job, bench)
+        if not isinstance(result, NoResult) or not result.out_of_memory:
+            return result
+        if n_at_once == 1:
+            return replace(result, reason=f"memory ran out even with one image at once: {result.reason}")
+        n_at_once //= 2
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the device or of the machine."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # The allocator of the CPU has no class of its own for it.
+    return isinstance(error, RuntimeError) and any(text in clean_reason(error) for text in _CPU_OUT_OF_MEMORY)
 
 
 def describe(error: BaseException) -> str:
@@ -295,13 +357,14 @@ def generator_for(job: Job, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int(digest([job.seed, purpose])[:15], 16))
 
 
-def context_of(job: Job, loaded: LoadedModel, data: Batch | None) -> Context:
+def context_of(job: Job, loaded: LoadedModel, data: Batch | None, n_at_once: int | None = None) -> Context:
     """Return what a criterion may look at in a job.
 
     Args:
         job: the job.
         loaded: its network.
         data: the reference images and labels, as far as the criterion declares that it needs them.
+        n_at_once: images that one pass should hold at most; None decides by their memory.
     """
     layers = loaded.layers(job.granularity)
     return Context(
@@ -309,7 +372,7 @@ def context_of(job: Job, loaded: LoadedModel, data: Batch | None) -> Context:
         layers=layers,
         generator=generator_for(job, "criterion"),
         data=data,
-        batch_size=batch_size_for(loaded.network, layers, loaded.probe[:1]),
+        batch_size=n_at_once or batch_size_for(loaded.network, layers, loaded.probe[:1]),
     )
 
 

@@ -173,6 +173,11 @@ class Job:
     seed: int
     tuned: Tuned | None = None
 
+    @property
+    def cell(self) -> str:
+        """What tells the job from all others of its suite, as a part of a file name."""
+        return f"{self.model}.{self.granularity}.{self.criterion}.{self.seed}"
+
     def __str__(self) -> str:
         return f"{self.suite.name} / {self.model} / {self.granularity} / {self.criterion} / seed {self.seed}"
 

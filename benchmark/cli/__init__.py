@@ -36,6 +36,19 @@ Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ..., o
 EXIT_FAILED_JOBS = 1
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+_RUN_EPILOG = """
+Exit status: 0 all jobs are done; 1 some failed, and are rows with their reason; 2 bad input, or the run could not go
+on, such as with a full disk; 130 interrupted by Ctrl-C; 143 ended by SIGTERM or SIGHUP. Finished jobs are kept in every
+case, and the same command continues.
+
+The first Ctrl-C finishes the jobs that run, the second drops them; SIGTERM and SIGHUP drop them. Several runs on one
+folder, on this machine or others that share it, divide the jobs among themselves.
+
+Beside the rows in OUT/SUITE: status/RUN.json holds how a run stands, logs/ what jobs printed and the tracebacks of
+those that failed.
+"""
 
 
 def main() -> None:
@@ -51,17 +64,35 @@ def _fail(message: str) -> NoReturn:
     sys.exit(EXIT_ERROR)
 
 
-@app.command()
+@app.command(epilog=_RUN_EPILOG)
 def run(
     suite: Annotated[str, typer.Argument(help="Name of a suite, or path of a suite file (.toml).")],
     model: Annotated[list[str] | None, typer.Option(help="Only this model; may be repeated.")] = None,
     criterion: Annotated[list[str] | None, typer.Option(help="Only this criterion; may be repeated.")] = None,
     device: Device = "auto",
     workers: Workers = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of each worker. Default: the cores divided among them.")
+    ] = None,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="End a job after 90, 90s, 10m or 2h; it becomes a failed row. Default: never."
+        ),
+    ] = None,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="End a job whose worker, with all it started, holds more than 500MB or 4GB; as above."
+        ),
+    ] = None,
     out: Out = Path("runs"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Run jobs again that are already done.")] = False,
     tuned: Annotated[
         bool, typer.Option("--tuned", help="Run tuned criteria, with the parameters that `tune` chose before.")
+    ] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run and how long it would take; run nothing.")
     ] = False,
 ) -> None:
     """Run a suite's jobs; finished ones are kept and not repeated."""
@@ -73,17 +104,27 @@ def run(
     else:
         jobs = expand(loaded, models=model or (), criteria=criterion or ())
 
-    from pruneboard.benchmark.cli.running import RunOptions, run_jobs
+    from pruneboard.benchmark.cli._quantities import parse_bytes, parse_seconds
+    from pruneboard.benchmark.cli.running import RunOptions, dry_run, run_jobs
+    from pruneboard.benchmark.workers import Limits
 
     options = RunOptions(
         device=device,
         n_workers=workers,
         out=out,
         fresh=fresh,
+        n_threads=threads,
+        limits=Limits(
+            seconds=None if time_limit is None else parse_seconds("--time-limit", time_limit),
+            n_bytes=None if memory_limit is None else parse_bytes("--memory-limit", memory_limit),
+        ),
     )
+    if dry:
+        dry_run(jobs, options)
+        return
     summary = run_jobs(suite, jobs, options)
     if summary.interrupted:
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(EXIT_TERMINATED if summary.terminated else EXIT_INTERRUPTED)
     if summary.n_failed:
         sys.exit(EXIT_FAILED_JOBS)
 
@@ -131,7 +172,7 @@ def tune(
     )
     summary = tuning.tune(suite, loaded, options)
     if summary.interrupted:
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(EXIT_TERMINATED if summary.runs is not None and summary.runs.terminated else EXIT_INTERRUPTED)
     if summary.n_failed:
         sys.exit(EXIT_FAILED_JOBS)
 

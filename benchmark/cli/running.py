@@ -1,27 +1,47 @@
 """The commands that compute: running a suite and training a model, with their progress."""
 
 import contextlib
-import os
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from pruneboard.benchmark import plugins
 from pruneboard.benchmark.api import Model
 from pruneboard.benchmark.cli._console import make_console
+from pruneboard.benchmark.cli._dry_run import print_dry_run
+from pruneboard.benchmark.cli._estimates import Forecast, Kind, kind_of, read_past_seconds
+from pruneboard.benchmark.cli._progress import RunSummary, Scope, Watch
+from pruneboard.benchmark.cli._signals import Interruption, Terminated
+from pruneboard.benchmark.cli._status import StatusFile
 from pruneboard.benchmark.data import draw_reference
-from pruneboard.benchmark.errors import SuiteError
-from pruneboard.benchmark.executors import Event, Started, run_in_process, run_in_workers
+from pruneboard.benchmark.errors import PruneboardError, SuiteError
+from pruneboard.benchmark.executors import (
+    Agenda,
+    Claims,
+    Event,
+    LocalWorkers,
+    Task,
+    local_devices,
+    mark_of,
+    new_run_id,
+    run_in_process,
+    run_in_workers,
+    threads_for,
+)
 from pruneboard.benchmark.provenance import resolve_device
 from pruneboard.benchmark.runner import Workbench
 from pruneboard.benchmark.schema import Job
-from pruneboard.benchmark.store import FOLD_AT, RunStore
+from pruneboard.benchmark.store import FOLD_AT, ResultsStore, RunStore
 from pruneboard.benchmark.training import TrainingStep, train
+from pruneboard.benchmark.workers import Limits
+
+_RESULTS = Path("results")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,32 +53,16 @@ class RunOptions:
         n_workers: worker processes, 0 for this process, None for one per core or per GPU.
         out: run folder.
         fresh: repeat finished jobs.
+        n_threads: CPU threads of each worker, None for an equal share of the cores.
+        limits: what a job and its worker may use.
     """
 
     device: str
     n_workers: int | None
     out: Path
     fresh: bool
-
-
-@dataclass
-class RunSummary:
-    """How a run went.
-
-    Attributes:
-        counts: jobs by status.
-        failures: failed jobs with their reasons.
-        interrupted: whether Ctrl-C ended it.
-    """
-
-    counts: Counter[str] = field(default_factory=Counter)
-    failures: list[tuple[Job, str]] = field(default_factory=list)
-    interrupted: bool = False
-
-    @property
-    def n_failed(self) -> int:
-        """Number of failed jobs."""
-        return len(self.failures)
+    n_threads: int | None = None
+    limits: Limits = dataclasses.field(default_factory=Limits)
 
 
 def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions) -> RunSummary:
@@ -72,29 +76,29 @@ def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions) -> RunSummary:
     Raises:
         PruneboardError: bad input, found before any job starts, or a run that cannot go on.
     """
-    console = make_console()
-    suite = jobs[0].suite
-    device = resolve_device(options.device)
-    bench, store = Workbench(device), RunStore(options.out)
+    if options.n_workers == 0 and options.limits != Limits():
+        raise PruneboardError(
+            "`--time-limit` and `--memory-limit` must be given with worker processes, which can be ended, but "
+            "`--workers 0` has none; choose 1 or more."
+        )
+    console, suite = make_console(), jobs[0].suite
+    bench, store = Workbench(resolve_device(options.device)), RunStore(options.out)
     store.prepare()
-    summary = RunSummary()
+    interruption = Interruption()
     try:
-        _make_ready(jobs, bench, console)
-    except KeyboardInterrupt:
-        summary.interrupted = True
+        with interruption.heard():
+            _make_ready(jobs, bench, console)
+            past = read_past_seconds(suite.name, [store, ResultsStore(_RESULTS)])
+            tasks = plan(jobs, store, bench, past, fresh=options.fresh)
+            datasets = ", ".join(dict.fromkeys(bench.dataset(job).name for job in jobs))
+            console.print(
+                f"{suite.title}: {len(jobs)} jobs on {datasets}, {len(jobs) - len(tasks)} done before, {len(tasks)} to "
+                "run."
+            )
+            summary = _run(tasks, len(jobs), _Surroundings(store, bench, past, options, interruption), console)
+    except KeyboardInterrupt as end:
         console.print("Stopped before the first job; the same command continues.")
-        return summary
-    done = [None] * len(jobs) if options.fresh else store.statuses([(job, bench.key(job)) for job in jobs])
-    todo = [job for job, status in zip(jobs, done, strict=True) if status in (None, "failed")]
-    datasets = ", ".join(dict.fromkeys(bench.dataset(job).name for job in jobs))
-    console.print(
-        f"{suite.title}: {len(jobs)} jobs on {datasets}, {len(jobs) - len(todo)} done before, {len(todo)} to run."
-    )
-    with _execute(todo, store, bench, options.n_workers) as events:
-        try:
-            _follow(_folding(events, store, suite.name), len(todo), summary, console)
-        except KeyboardInterrupt:
-            summary.interrupted = True
+        return RunSummary(interrupted=True, terminated=isinstance(end, Terminated))
     _print_summary(summary, name, options, console)
     return summary
 
@@ -108,6 +112,103 @@ def _folding(events: Iterator[Event], store: RunStore, suite: str) -> Iterator[E
         if event.ends and n_finished % FOLD_AT == 0:
             store.fold(suite)
     store.fold(suite)
+
+
+def plan(jobs: Sequence[Job], store: RunStore, bench: Workbench, past: dict[Kind, float], *, fresh: bool) -> list[Task]:
+    """Return what is to be done of a suite, with its place in line: what is missing most first, then what is short.
+
+    The round of a job is the number of seeds of its cell that are done, or stand in line before it.
+
+    Args:
+        jobs: jobs of one suite.
+        store: tells what is done.
+        bench: gives the keys of jobs.
+        past: mean time of a job of each kind, in s, where it is known; the others come first, to show how long they
+            take.
+        fresh: repeat finished jobs.
+    """
+    todo = []
+    n_done: Counter[Kind] = Counter()
+    asked = [(job, bench.key(job)) for job in jobs]
+    for (job, key), status in zip(asked, store.statuses(asked), strict=True):
+        if status in (None, "failed") or fresh:
+            todo.append((job, key))
+        else:
+            n_done[kind_of(job)] += 1
+    tasks = []
+    for job, key in todo:
+        kind = kind_of(job)
+        place = n_done[kind], past.get(kind, 0.0)
+        n_done[kind] += 1
+        tasks.append(Task(job=job, key=key, place=place, before=mark_of(store, job, key)))
+    return tasks
+
+
+@dataclass(frozen=True)
+class _Surroundings:
+    """What the tasks of a run are done with."""
+
+    store: RunStore
+    bench: Workbench
+    past: dict[Kind, float]
+    options: RunOptions
+    interruption: Interruption
+
+
+def _run(tasks: Sequence[Task], n_jobs: int, given: _Surroundings, console: Console) -> RunSummary:
+    """Run tasks to their end, or as far as signals let."""
+    if not tasks:
+        return RunSummary()
+    options, stop = given.options, given.interruption.stop
+    forecast = Forecast(
+        given.past, max(1, len(local_devices(given.bench.device, options.n_workers, options.n_threads)))
+    )
+    forecast.add(task.job for task in tasks)
+    run, suite = new_run_id(), tasks[0].job.suite.name
+    folder = given.store.folder / suite
+    shown = {**dataclasses.asdict(options), "out": str(options.out)}
+    with Claims(folder / "claims", run) as claims:
+        agenda = Agenda(given.store, claims, tasks, fresh=options.fresh)
+        watch = Watch(
+            Scope(n_jobs=n_jobs, n_todo=len(tasks)),
+            forecast,
+            log_of=lambda job: agenda.log_of(agenda.task(job)),
+            status_file=StatusFile(folder / "status" / f"{run}.json", run=run, suite=suite, options=shown),
+            console=console,
+            stop=stop,
+        )
+        try:
+            with watch, _execute(agenda, given.bench, options, given.interruption) as events:
+                for event in _folding(events, given.store, suite):
+                    watch.see(event)
+        except KeyboardInterrupt:
+            watch.summary.interrupted = True
+        watch.summary.interrupted |= stop.finishes
+        watch.summary.terminated = given.interruption.terminated
+    return watch.summary
+
+
+def dry_run(jobs: Sequence[Job], options: RunOptions) -> None:
+    """Print what `run_jobs` would do and how long that would take; nothing is run, trained, fetched or written.
+
+    Raises:
+        PruneboardError: there is no such criterion, network or device.
+    """
+    console, suite = make_console(), jobs[0].suite
+    device, store = resolve_device(options.device), RunStore(options.out)
+    for job in {(job.criterion, job.tuned): job for job in jobs}.values():
+        plugins.criterion_of(job)
+    past = read_past_seconds(suite.name, [store, ResultsStore(_RESULTS)])
+    n_workers = max(1, len(local_devices(device, options.n_workers, options.n_threads)))
+    print_dry_run(jobs, _done(jobs, store, Workbench(device), options), past, n_workers, console)
+
+
+def _done(jobs: Sequence[Job], store: RunStore, bench: Workbench, options: RunOptions) -> list[bool]:
+    """Return which jobs need not run; data are needed to tell only where there are rows already."""
+    if options.fresh or not (store.folder / jobs[0].suite.name).is_dir():
+        return [False] * len(jobs)
+    statuses = store.statuses([(job, bench.key(job)) for job in jobs])
+    return [status not in (None, "failed") for status in statuses]
 
 
 def _make_ready(jobs: Sequence[Job], bench: Workbench, console: Console) -> None:
@@ -145,61 +246,29 @@ def make_plugins_ready(jobs: Sequence[Job], console: Console) -> None:
 
 @contextlib.contextmanager
 def _execute(
-    jobs: Sequence[Job], store: RunStore, bench: Workbench, n_workers: int | None
+    agenda: Agenda, bench: Workbench, options: RunOptions, interruption: Interruption
 ) -> Iterator[Iterator[Event]]:
     """Start the jobs, and end their workers however the block is left."""
-    n_workers, n_threads = workers_and_threads(n_workers, bench.device)
-    if n_workers == 0 or not jobs:
-        events = run_in_process(jobs, store, bench)
+    devices = local_devices(bench.device, options.n_workers, options.n_threads)
+    n_threads = options.n_threads or threads_for(len(devices))
+    interruption.in_workers = bool(devices)
+    if devices:
+        workers = LocalWorkers(devices=devices, n_threads=n_threads, limits=options.limits, stop=interruption.stop)
+        events = run_in_workers(agenda, bench, workers)
     else:
-        events = run_in_workers(jobs, store, bench, n_workers=n_workers, n_threads=n_threads)
+        if options.n_threads:
+            torch.set_num_threads(options.n_threads)
+        events = run_in_process(agenda, bench)
     with contextlib.closing(events):  # type: ignore[type-var] # both are generators
         yield events
-
-
-def workers_and_threads(n_workers: int | None, device: torch.device) -> tuple[int, int]:
-    """Return how many worker processes to start, one per core or per GPU by default, and CPU threads for each."""
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if n_workers is None:
-        n_workers = 1 if device.type == "cuda" else n_cores
-    return n_workers, max(1, n_cores // max(1, n_workers))
-
-
-def _follow(events: Iterator[Event], n_jobs: int, summary: RunSummary, console: Console) -> None:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("jobs"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[running]}", style="dim"),
-    )
-    running: list[Job] = []
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("running", total=n_jobs, running="")
-        for event in events:
-            if isinstance(event, Started):
-                running.append(event.job)
-            else:
-                running.remove(event.job)
-                summary.counts[event.status] += 1
-                progress.advance(task)
-                if event.status == "failed":
-                    summary.failures.append((event.job, event.reason))
-                    progress.console.print(f"failed: {event.job}: {event.reason}")
-                elif not console.is_terminal:
-                    done = summary.counts.total()
-                    console.print(f"[{done}/{n_jobs}] {event.job}: {event.status}")
-            progress.update(task, running="; ".join(f"{job.model} {job.criterion} {job.seed}" for job in running))
 
 
 def _print_summary(summary: RunSummary, suite: str, options: RunOptions, console: Console) -> None:
     counts = ", ".join(f"{summary.counts[status]} {status}" for status in sorted(summary.counts))
     counts = counts or ("no job finished" if summary.interrupted else "nothing to do")
     verb = "Stopped" if summary.interrupted else "Ended"
-    console.print(f"{verb}: {counts}. Rows are in {options.out}.")
+    elsewhere = f"; {summary.n_elsewhere} of them in another run" if summary.n_elsewhere else ""
+    console.print(f"{verb}: {counts}{elsewhere}. Rows are in {options.out}.")
     if summary.interrupted:
         console.print("Finished jobs are kept; the same command continues.")
     elif summary.failures:

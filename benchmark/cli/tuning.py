@@ -10,15 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pruneboard.benchmark import plugins
 from pruneboard.benchmark.cli._console import make_console
-from pruneboard.benchmark.cli.running import (
-    RunOptions,
-    RunSummary,
-    make_plugins_ready,
-    run_jobs,
-    workers_and_threads,
-)
+from pruneboard.benchmark.cli._progress import RunSummary
+from pruneboard.benchmark.cli.running import RunOptions, make_plugins_ready, run_jobs
 from pruneboard.benchmark.cli.tables import print_comparison
 from pruneboard.benchmark.errors import PruneboardError, SuiteError, Unsupported
+from pruneboard.benchmark.executors import local_devices, threads_for
 from pruneboard.benchmark.provenance import resolve_device
 from pruneboard.benchmark.schema import GRANULARITIES, Granularity, Job, Suite, SuiteModel
 from pruneboard.benchmark.studies import Study, StudyStore
@@ -268,11 +264,11 @@ def _search(
     searches: Sequence[Search], store: StudyStore, bench: TuningBench, n_workers: int | None
 ) -> Iterator[Iterator[SearchReport]]:
     """Start the searches, and end their workers however the block is left."""
-    n_workers, n_threads = workers_and_threads(n_workers, bench.device)
-    if n_workers == 0 or not searches:
+    devices = local_devices(bench.device, n_workers)
+    if not devices or not searches:
         reports = search_in_process(searches, store, bench)
     else:
-        reports = search_in_workers(searches, store, bench, n_workers=n_workers, n_threads=n_threads)
+        reports = search_in_workers(searches, store, bench, devices=devices, n_threads=threads_for(len(devices)))
     with contextlib.closing(reports):  # type: ignore[type-var] # both are generators
         yield reports
 

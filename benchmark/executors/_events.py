@@ -15,6 +15,20 @@ class Started(Report):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Returned(Report):
+    """A job was interrupted from outside and waits to be started again.
+
+    Attributes:
+        job: the job.
+        reason: what happened to it.
+    """
+
+    job: Job
+    reason: str
+    again: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finished(Report):
     """A job has ended and its rows are on disk.
 
@@ -22,11 +36,17 @@ class Finished(Report):
         job: the job.
         status: `ok`, `unsupported` or `failed`.
         reason: why there is no result; empty when the status is `ok`.
+        elsewhere: whether another run on the same folder did it.
     """
 
     job: Job
     status: str
     reason: str
+    elsewhere: bool = False
 
 
-Event = Started | Finished
+Event = Started | Returned | Finished
+"""A job is `Started`, perhaps `Returned` and `Started` again, and then `Finished`.
+
+One that another run did meanwhile is `Finished` only.
+"""

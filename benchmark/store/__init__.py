@@ -1,6 +1,7 @@
 """Rows on disk: finished jobs in a run folder, tidy CSV tables in a results folder."""
 
 from pruneboard.benchmark.store._files import atomic_file, shown
+from pruneboard.benchmark.store._folder import SEGMENTS
 from pruneboard.benchmark.store._folding import FOLD_AT
 from pruneboard.benchmark.store._merge import Merged, merge_suite
 from pruneboard.benchmark.store._results import ResultsStore, points_and_jobs
@@ -11,6 +12,7 @@ from pruneboard.benchmark.store._tables import concatenate, in_grid
 __all__ = [
     "FOLD_AT",
     "MARKER",
+    "SEGMENTS",
     "Merged",
     "ResultsStore",
     "RunStore",

@@ -17,7 +17,10 @@ from pruneboard.benchmark.tune._search import (
     add_trial,
     run_search,
 )
-from pruneboard.benchmark.workers import Affinity, run_in_pool
+from pruneboard.benchmark.workers import Affinity, Death, Place, PoolOptions, run_in_pool
+
+_MOST_ATTEMPTS = 3
+"""How often a search is taken up again whose worker was ended from outside between trials."""
 
 
 def search_in_process(searches: Sequence[Search], store: StudyStore, bench: TuningBench) -> Iterator[SearchReport]:
@@ -38,48 +41,63 @@ def search_in_process(searches: Sequence[Search], store: StudyStore, bench: Tuni
 
 
 def search_in_workers(
-    searches: Sequence[Search], store: StudyStore, bench: TuningBench, *, n_workers: int, n_threads: int
+    searches: Sequence[Search], store: StudyStore, bench: TuningBench, *, devices: tuple[str, ...], n_threads: int
 ) -> Iterator[SearchReport]:
-    """Search `n_workers` studies at a time, in processes of `n_threads` CPU threads each.
+    """Search as many studies at a time as there are devices, in processes of `n_threads` CPU threads each.
 
     A worker that dies takes only its trial with it, which becomes a failed one, and another worker goes on.
 
     Raises:
         PruneboardError: a worker met something that no other study could mend, such as a full disk.
     """
-    work = _Searches(store, str(bench.device), bench.draws)
-    return run_in_pool(searches, work, n_workers=n_workers, n_threads=n_threads)
+    body = _SearchBody(store, devices, n_threads, bench.draws)
+    return run_in_pool(searches, _Searches(store, body), PoolOptions(n_workers=len(devices)))
+
+
+@dataclass(frozen=True)
+class _SearchBody:
+    """What a worker process does with searches."""
+
+    store: StudyStore
+    devices: tuple[str, ...]
+    n_threads: int
+    draws: Draws
+
+    def begin(self, slot: int) -> Callable[[Search], Iterator[SearchReport]]:
+        torch.set_num_threads(self.n_threads)
+        bench = TuningBench(torch.device(self.devices[slot]), self.draws)
+        return lambda search: run_search(search, self.store, bench)
 
 
 @dataclass(frozen=True)
 class _Searches:
-    """What a worker does with searches."""
+    """What the pool asks of searches."""
 
     store: StudyStore
-    device: str
-    draws: Draws
-
-    def begin(self) -> Callable[[Search], Iterator[SearchReport]]:
-        bench = TuningBench(torch.device(self.device), self.draws)
-        return lambda search: run_search(search, self.store, bench)
+    body: _SearchBody
 
     def affinity(self, task: Search) -> Affinity:
         return (task.cell.model,)
 
+    def place(self, task: Search) -> Place:
+        return 0, 0.0
+
     def start_of(self, task: Search) -> SearchReport:
         return SearchStarted(search=task)
 
-    def death_of(self, task: Search, last: SearchReport | None, how: str) -> SearchReport:
+    def death_of(self, task: Search, last: SearchReport | None, death: Death) -> SearchReport:
         study = self.store.begin(task.study)
         if not isinstance(last, TrialStarted):
+            if death.cause == "outside" and death.n_outside < _MOST_ATTEMPTS:
+                return SearchReport(search=task, again=True)
             raise PruneboardError(
-                f"a worker must not end between trials, but one did with {how}; run again to continue."
+                f"a worker must not end between trials, but one did with {death.how}; run again to continue."
             )
         trial = last.trial
         # It may have died after saving the trial and before reporting it.
         if len(study.trials) > trial.number:
             trial = study.trials[trial.number]
         else:
-            trial = replace(trial, reason=f"the worker process died with {how} during this trial")
+            trial = replace(trial, reason=f"the worker process died with {death.how} during this trial")
             add_trial(study, trial, self.store)
         return TrialEnded(search=task, trial=trial, ends=True, again=True)

@@ -1,16 +1,14 @@
 import re
 import shutil
-import subprocess
 import sys
 import urllib.request
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import safetensors.torch
 import torch
 
-from commands import PLUGINS, press_ctrl_c, pruneboard, pruneboard_here, start_pruneboard, wait_until, write_suite
+from commands import press_ctrl_c, pruneboard, pruneboard_here, start_pruneboard, wait_until, write_suite
 from pruneboard import models as pruneboard_models
 from pruneboard.benchmark import plugins
 from pruneboard.benchmark.assets import tensors_digest
@@ -107,37 +105,6 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_continues(tmp_path):
     assert f"{len(kept)} done before, {60 - len(kept)} to run" in done.stdout
     assert all(path.read_bytes() == content for path, content in before.items())
     assert RunStore(tmp_path / "runs").read("small")["key"].nunique() == 60
-
-
-def test_a_worker_that_dies_costs_only_its_job(tmp_path):
-    write_suite(tmp_path, models=SMALL, criteria=["bad_killed", "bad_forks", "bad_patches", "bad_raises", "magnitude"])
-    done = pruneboard("run", "small.toml", "--workers", 2, cwd=tmp_path, env={"PYTHONPATH": str(PLUGINS)})
-    rows = RunStore(tmp_path / "runs").read("small").drop_duplicates("key").set_index("criterion")
-
-    assert done.returncode == 1, done.stderr
-    assert rows.loc["magnitude", "status"] == "ok"
-    assert rows.loc["bad_killed", "reason"] == "the worker process died with signal SIGKILL while this job ran"
-    assert rows.loc["bad_forks", "reason"] == "the worker process died with exit code 3 while this job ran"
-    assert "now gives other logits" in rows.loc["bad_patches", "reason"]
-    assert rows.loc["magnitude", "top1"] == rows["top1"].max() >= 0.97
-    assert rows.loc["bad_raises", "reason"].startswith("ValueError: not today")
-    assert "failed: small / digits_vgg / filters / bad_killed / seed 0: the worker process died" in done.stdout
-    failing = ("--criterion", "bad_raises", "--criterion", "magnitude")
-    again = pruneboard("run", "small.toml", *failing, cwd=tmp_path, env={"PYTHONPATH": str(PLUGINS)})
-    assert "2 jobs on digits, 1 done before, 1 to run" in again.stdout
-
-
-def test_a_killed_parent_leaves_whole_files_and_no_workers(tmp_path):
-    write_suite(tmp_path, models=SMALL, criteria=["magnitude", "bad_slow"])
-    process = start_pruneboard("run", "small.toml", "--workers", 1, cwd=tmp_path, env={"PYTHONPATH": str(PLUGINS)})
-    wait_until(lambda: list(tmp_path.glob("runs/small/[!.]*.parquet")))
-    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    process.kill()
-    process.communicate()
-
-    assert workers
-    assert set(RunStore(tmp_path / "runs").read("small")["criterion"]) == {"magnitude"}
-    wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), seconds=20)
 
 
 @pytest.mark.parametrize(
@@ -242,30 +209,6 @@ def test_wrong_and_damaged_weights_are_named_before_any_job_starts(tmp_path):
     assert "PRUNEBOARD_WEIGHTS" in done.stderr
     assert "https://github.com/akamaster/pytorch_resnet_cifar10" in done.stderr
     assert not list(tmp_path.glob("runs/small/*"))
-
-
-def test_a_disk_that_fills_up_in_the_middle_keeps_the_finished_jobs(tmp_path):
-    """Files may not grow beyond a few kB, so the first job file cannot be written."""
-    write_suite(tmp_path, models=SMALL, criteria=["magnitude", "random", "taylor"], rates=[0.0, 0.5])
-    small = pruneboard_here("run", "small.toml", "--workers", 0, "--criterion", "magnitude", cwd=tmp_path)
-    assert small.returncode == 0
-    limited = subprocess.run(
-        [
-            "bash",
-            "-c",
-            f"ulimit -f 4; trap '' XFSZ; exec {sys.executable} -m pruneboard.benchmark.cli run small.toml --workers 0",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert limited.returncode == 2, limited.stdout + limited.stderr
-    assert "must be writable" in limited.stderr
-    assert "free space or choose another folder" in limited.stderr
-    assert set(RunStore(tmp_path / "runs").read("small")["criterion"]) == {"magnitude"}
-    assert not list(tmp_path.glob("runs/small/.tmp*"))
 
 
 @pytest.mark.parametrize("option", [["--workers", "-1"], ["--no-such-option"]])

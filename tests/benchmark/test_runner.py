@@ -380,3 +380,71 @@ def test_a_pass_of_evaluation_on_a_cpu_holds_fewer_large_images(suite, monkeypat
     )
 
     assert Workbench(CPU).evaluation(job_of(suite, "taylor"), plugin).batch_size == n_images
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        MemoryError,
+        lambda: torch.empty(10**14),
+    ],
+    ids=["cuda", "python", "cpu"],
+)
+def test_when_memory_runs_out_fewer_images_at_once_give_the_same_accuracies(suite, monkeypatch, error):
+    """It runs out while more than three images are scored at once, and while more than 20 are evaluated."""
+    job = job_of(suite, "taylor", "digits_vit", "neurons")
+    undisturbed = run_job(job, Workbench(CPU))
+    score, curve = runner.score_all_shots, runner.accuracy_curve
+    tried: dict[str, list[int]] = {"scored": [], "evaluated": []}
+
+    def fail():
+        raised = error()
+        raise raised
+
+    def small_score(criterion, context, *arguments):
+        tried["scored"].append(context.batch_size)
+        context.model.register_forward_hook(lambda *_: fail() if context.batch_size > 3 else None)
+        if context.batch_size > 3:
+            context.model(context.reference.images)
+        context.model._forward_hooks.clear()
+        return score(criterion, context, *arguments)
+
+    def small_curve(pruning, ranking, rates, evaluation):
+        tried["evaluated"].append(evaluation.batch_size)
+        if evaluation.batch_size > 20:
+            fail()
+        return curve(pruning, ranking, rates, evaluation)
+
+    monkeypatch.setattr(runner, "score_all_shots", small_score)
+    monkeypatch.setattr(runner, "accuracy_curve", small_curve)
+    rows = run_job(job, Workbench(CPU))
+    exact = [{k: v for k, v in row.items() if k != "cross_entropy"} for row in numbers(rows)]
+
+    assert tried["scored"][-1] <= 3 < tried["scored"][-2]
+    assert tried["scored"][1] == tried["scored"][0] // 2
+    assert tried["evaluated"][:4] == [125, 62, 31, 15]
+    assert exact == [{k: v for k, v in row.items() if k != "cross_entropy"} for row in numbers(undisturbed)]
+    assert [row.cross_entropy for row in rows] == pytest.approx([row.cross_entropy for row in undisturbed], rel=1e-5)
+
+
+def test_a_job_that_fits_with_no_number_of_images_is_a_failed_row(suite, extra_criteria):
+    (row,) = run_job(job_of(suite, "bad_never_fits"), Workbench(CPU))
+
+    assert row.status == "failed"
+    assert row.reason.startswith("memory ran out even with one image at once: RuntimeError: [enforce fail at alloc_cpu")
+
+
+def test_a_criterion_that_needs_small_batches_gets_them(suite, extra_criteria):
+    rows = run_job(job_of(suite, "bad_big_batch"), Workbench(CPU))
+
+    assert {row.status for row in rows} == {"ok"}
+
+
+def test_what_no_exception_clause_catches_is_a_failed_row(suite, extra_criteria, caplog):
+    bench = Workbench(CPU)
+    (row,) = run_job(job_of(suite, "bad_base"), bench)
+
+    assert (row.status, row.reason.partition(" (in")[0]) == ("failed", "Unstoppable: whatever you catch")
+    assert "Traceback" in caplog.text
+    assert run_job(job_of(suite, "magnitude"), bench)[0].status == "ok"

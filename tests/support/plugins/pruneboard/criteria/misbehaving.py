@@ -1,10 +1,13 @@
 """A criterion that breaks its contract as its preset says; only tests that put this folder on the path find it."""
 
+import contextlib
+import ctypes
 import dataclasses
 import os
 import signal
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -15,8 +18,30 @@ from pruneboard.benchmark.api import Context, Criterion, Needs, Unsupported
 WAYS = (
     *("nan", "shape", "missing", "changes_model", "leaves_hook", "raises", "exits", "killed", "forks", "slow"),
     *("labels", "order", "reuses", "declines", "patches", "settings", "garbles"),
+    *("hangs", "lingers", "daemon", "prints", "segfaults", "base", "eats", "big_batch", "never_fits"),
 )
 _BUFFER: dict[str, Tensor] = {}
+_eaten: list[Tensor] = []
+
+
+class Unstoppable(BaseException):
+    """What no `except Exception` catches."""
+
+
+def _leave_daemon(name: str) -> None:
+    """Start a process that belongs to nobody, writes its id to a file in the present folder, and sleeps."""
+    path = Path(f"{name}.pid")
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            path.with_suffix(".tmp").write_text(str(os.getpid()))
+            path.with_suffix(".tmp").rename(path)
+            time.sleep(600)
+        os._exit(0)
+    os.wait()
+    while not path.exists():
+        time.sleep(0.01)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +109,34 @@ class Misbehaving(Criterion):
                 torch.set_grad_enabled(False)
                 torch.set_num_threads(3)
                 torch.manual_seed(0)
+            case "hangs":
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                    signal.signal(number, signal.SIG_IGN)
+                _leave_daemon("hangs")
+                while True:
+                    with contextlib.suppress(BaseException):
+                        time.sleep(600)
+            case "lingers":
+                time.sleep(4)
+            case "daemon":
+                _leave_daemon("daemon")
+            case "prints":
+                for _ in range(30):
+                    print(100_000 * "p")
+                raise ValueError("said too much")
+            case "segfaults":
+                _leave_daemon("segfaults")
+                ctypes.string_at(0)
+            case "base":
+                raise Unstoppable("whatever you catch")
+            case "eats":
+                _eaten.append(torch.ones(2**30 // 4))
+                time.sleep(600)
+            case "big_batch":
+                if context.batch_size > 3:
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+            case "never_fits":
+                torch.empty(10**14)
             case "garbles":
                 raise ValueError("\ud800 \x1b[31m second\rline" + 10_000 * "x")
         return scores
