@@ -26,6 +26,8 @@ POSTPONED_SECONDS = 2.0
 """How often tasks that could not be given are asked for again when nothing else is left."""
 
 _MOST_STILLBORN = 10
+"""Workers in a row, for each of the pool, that are ended from outside before they are ready."""
+
 _MOST_SKIPPED = 100
 """Tasks in a row that turn out to need no worker before the other workers are looked after."""
 
@@ -228,7 +230,7 @@ class _Pool(Generic[T, R]):
         how = worker.how_it_ended
         if not is_ready:
             self._n_stillborn += 1
-            if cause == "itself" or self._n_stillborn > _MOST_STILLBORN:
+            if cause == "itself" or self._n_stillborn > _MOST_STILLBORN * len(self._workers):
                 raise PruneboardError(
                     f"a worker process must be able to start, but {self._n_stillborn} in a row ended with {how} before "
                     "they were ready; see what they printed, and run again with `--workers 0` to find out why."

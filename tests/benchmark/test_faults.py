@@ -69,9 +69,11 @@ def undisturbed(tmp_path_factory):
 def kill_workers_at_random(folder, *, n_kills, n_workers, generator):
     """Run the suite while half of its workers are killed again and again, each time at some moment after progress."""
     process = start_pruneboard("run", "small.toml", "--workers", n_workers, cwd=folder)
-    n_killed = 0
+    n_killed = n_done = 0
     while n_killed < n_kills and process.poll() is None:
+        wait_until(lambda n=n_done: len(job_files(folder)) > n or process.poll() is not None)
         time.sleep(generator.uniform(0.0, 1.5))
+        n_done = len(job_files(folder))
         kept = {path: path.read_bytes() for path in job_files(folder)}
         for worker in generator.sample(found := workers_of(process), (len(found) + 1) // 2):
             worker.kill()
