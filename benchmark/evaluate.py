@@ -160,7 +160,20 @@ def accuracy_curve(
         rates: fractions of units removed.
         evaluation: images to measure on; `evaluation.seen` must belong to this network.
     """
-    masks = [masks_at(ranking, rate) for rate in rates]
+    return points_under(pruning, rates, [masks_at(ranking, rate) for rate in rates], evaluation)
+
+
+def points_under(
+    pruning: Pruning, rates: Sequence[float], masks: Sequence[Mapping[str, Tensor]], evaluation: Evaluation
+) -> list[CurvePoint]:
+    """Measure accuracy and size under the masks of several rates.
+
+    Args:
+        pruning: the network; it is the same afterwards.
+        rates: fractions of units removed.
+        masks: for each rate, layer name to bool (n_units,), True = kept.
+        evaluation: images to measure on; `evaluation.seen` must belong to this network.
+    """
     sizes = count_sizes(pruning.model, pruning.layers, masks, evaluation.batch(slice(1)))
     accuracies = accuracies_under(pruning, masks, evaluation)
     return [_point(*one) for one in zip(rates, masks, accuracies, sizes, strict=True)]

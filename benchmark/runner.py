@@ -6,8 +6,9 @@ import json
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -19,13 +20,12 @@ from pruneboard.benchmark import plugins, provenance
 from pruneboard.benchmark.api import Batch, Context, Criterion, Model
 from pruneboard.benchmark.counts import count_sizes
 from pruneboard.benchmark.data import Dataset, draw_reference, find_dataset
-from pruneboard.benchmark.errors import Unsupported
-from pruneboard.benchmark.evaluate import Accuracy, Evaluation, Pruning, accuracy_curve, prepare_pruning
-from pruneboard.benchmark.ranking import rank
+from pruneboard.benchmark.errors import StoreError, SuiteError, Unsupported
+from pruneboard.benchmark.evaluate import Accuracy, Evaluation, Pruning, prepare_pruning, unchanged
+from pruneboard.benchmark.protocols import Checkpoints, Curves, Experiment, Training, iterative, one_shot
 from pruneboard.benchmark.schema import (
     ENGINE_VERSION,
     SCHEMA_VERSION,
-    CurvePoint,
     Granularity,
     Job,
     Precision,
@@ -33,7 +33,8 @@ from pruneboard.benchmark.schema import (
     Status,
     digest,
 )
-from pruneboard.benchmark.scoring import Scoring, batch_size_for, score_all_shots
+from pruneboard.benchmark.scoring import batch_size_for
+from pruneboard.benchmark.training import TrainingImages
 from pruneboard.benchmark.units import Layer, find_layers
 
 T = TypeVar("T")
@@ -107,6 +108,7 @@ class Workbench:
     Args:
         device: where networks run.
         precision: what evaluation computes in; scoring is always in float32.
+        checkpoints: folder for the steps of jobs that go step by step; None keeps none.
 
     Attributes:
         device: where networks run.
@@ -115,7 +117,8 @@ class Workbench:
             further job must run in it.
     """
 
-    def __init__(self, device: torch.device, precision: Precision = "float32") -> None:
+    def __init__(self, device: torch.device, precision: Precision = "float32", checkpoints: Path | None = None) -> None:
+        self._checkpoints = checkpoints
         self.device = device
         self.precision = precision
         self.tainted = False
@@ -188,6 +191,26 @@ class Workbench:
         stored = self._reference_inputs.of(dataset, split, rows, plugin.input_size)
         return Batch(plugin.prepare(stored), torch.from_numpy(labels[rows]).to(self.device))
 
+    def training_images(self, job: Job, plugin: Model, shots: int) -> TrainingImages:
+        """Return what a network is fine-tuned on: the reference images of a number of shots, or their whole split.
+
+        Raises:
+            AssetError: they cannot be loaded, or a class has too few.
+        """
+        recipe = job.suite.finetuning
+        if recipe is not None and recipe.images == "train":
+            split = self.dataset(job).split(job.suite.reference_split)
+            stored = self._reference_inputs.of(self.dataset(job), job.suite.reference_split, None, plugin.input_size)
+            return TrainingImages(stored, torch.from_numpy(split.labels).to(self.device), plugin.prepare)
+        data = self.reference(job, plugin)
+        n_images = len(data.images) // max(job.suite.shots) * shots
+        return TrainingImages(data.images[:n_images], data.labels[:n_images], unchanged)
+
+    def checkpoints(self, job: Job) -> Checkpoints:
+        """Return where the steps of a job are kept."""
+        with_weights = job.suite.finetuning is not None
+        return Checkpoints(self._checkpoints, self.key(job), with_weights=with_weights)
+
     def reload_model(self, job: Job) -> None:
         """Load the job's network anew, because a plugin may have damaged it, and see whether that mends it."""
         self._models.clear()
@@ -229,15 +252,21 @@ def run_job(job: Job, bench: Workbench) -> list[Row]:
     pruning = loaded.pruning(job.granularity)
     context = context_of(job, loaded, reference_of(job, bench, loaded.plugin, criterion))
 
-    def measure() -> tuple[Scoring, list[tuple[int, CurvePoint]]]:
-        scoring = score_all_shots(criterion, context, job.suite.shots, loaded.probe)
-        return scoring, list(_curves(job, loaded, pruning, scoring))
-
-    measured = attempt(measure, job, bench)
+    experiment = Experiment(
+        criterion=criterion,
+        context=context,
+        pruning=pruning,
+        evaluation=loaded.evaluation,
+        probe=loaded.probe,
+        shots=job.suite.shots,
+        rates=job.suite.rates,
+        scope=job.suite.scope,
+        stream=functools.partial(generator_for, job),
+    )
+    measured = attempt(lambda: _measure(experiment, job, bench), job, bench)
     if isinstance(measured, NoResult):
         seconds = time.perf_counter() - started
         return [make_row(job, bench, status=measured.status, reason=measured.reason, seconds=seconds)]
-    scoring, points = measured
     size = count_sizes(loaded.network, pruning.layers, [_all_kept(pruning.layers)], loaded.probe[:1])[0]
     row = replace(
         make_row(job, bench, status="ok", reason="", seconds=time.perf_counter() - started),
@@ -245,10 +274,25 @@ def run_job(job: Job, bench: Workbench) -> list[Row]:
         evaluation=pruning.how + (f" in {bench.precision}" if bench.precision != "float32" else ""),
         params_total=size.params,
         macs_total=size.macs,
-        score_seconds=scoring.seconds,
-        score_peak_bytes=scoring.peak_bytes,
+        score_seconds=measured.score_seconds,
+        score_peak_bytes=measured.score_peak_bytes,
     )
-    return [replace(row, shots=shots, **asdict(point)) for shots, point in points]
+    return [replace(row, shots=shots, **asdict(point)) for shots, point in measured.points]
+
+
+def _measure(experiment: Experiment, job: Job, bench: Workbench) -> Curves:
+    """Carry out the protocol of the job's suite."""
+    recipe, plugin = job.suite.finetuning, plugins.models().get(job.model)
+    match job.suite.protocol:
+        case "one_shot":
+            return one_shot(experiment)
+        case "iterative":
+            training = None
+        case "iterative_finetune":
+            if recipe is None:
+                raise SuiteError(f"the protocol of `{job.suite.name}` must have a recipe; add `protocol.finetuning`.")
+            training = Training(recipe, lambda shots: bench.training_images(job, plugin, shots))
+    return iterative(experiment, training, bench.checkpoints(job))
 
 
 @dataclass(frozen=True)
@@ -263,6 +307,8 @@ def attempt(call: Callable[[], T], job: Job, bench: Workbench) -> T | NoResult:
     """Return what a call into a plugin returns; one that fails is a result as well, and the network is loaded anew."""
     try:
         return call()
+    except StoreError:
+        raise
     except Unsupported as refusal:
         return NoResult("unsupported", clean_reason(refusal))
     # A plugin is foreign code: whatever it raises, even sys.exit(), is its result, and the suite goes on.
@@ -327,17 +373,6 @@ def reference_of(job: Job, bench: Workbench, plugin: Model, criterion: Criterion
     shots = torch.arange(n_images).reshape(-1, n_classes)
     order = torch.cat([shot[torch.randperm(n_classes, generator=generator)] for shot in shots])
     return Batch(reference.images[order.to(bench.device)], torch.full_like(reference.labels, -1))
-
-
-def _curves(job: Job, loaded: LoadedModel, pruning: Pruning, scoring: Scoring) -> Iterator[tuple[int, CurvePoint]]:
-    known: dict[int, list[CurvePoint]] = {}
-    for shots, scores in scoring.by_shots.items():
-        # Without data the same scores serve every number of shots, and so does their curve.
-        if id(scores) not in known:
-            ranking = rank(scores, job.suite.scope, generator_for(job, "ties"))
-            known[id(scores)] = accuracy_curve(pruning, ranking, job.suite.rates, loaded.evaluation)
-        for point in known[id(scores)]:
-            yield shots, point
 
 
 def _all_kept(layers: Sequence[Layer]) -> dict[str, torch.Tensor]:
