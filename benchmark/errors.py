@@ -33,6 +33,27 @@ class StoreError(PruneboardError):
     """A result file cannot be written or read, or was not written by a known version."""
 
 
+class UnreadableFileError(StoreError):
+    """One result file cannot be used; `why` completes "the file is ..." and names no path.
+
+    Args:
+        message: rule, file and remedy.
+        why: what is wrong with the file, in a few words.
+    """
+
+    def __init__(self, message: str, why: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+
+class DamagedFileError(UnreadableFileError):
+    """A result file is cut off, altered or foreign."""
+
+
+class NewerFileError(UnreadableFileError):
+    """A result file was written by a newer version of pruneboard."""
+
+
 class TableError(PruneboardError):
     """A table of rows does not allow the statistic that was asked for."""
 

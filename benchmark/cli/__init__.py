@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from pruneboard.benchmark.cli._runs import runs
 from pruneboard.benchmark.errors import PruneboardError
 from pruneboard.benchmark.schema import Job
 from pruneboard.benchmark.suites import expand, load_suite, suite_path
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 site = typer.Typer(help="Build or serve the static leaderboard.", no_args_is_help=True)
 app.add_typer(site, name="site")
+app.add_typer(runs, name="runs")
 
 Out = Annotated[Path, typer.Option("--out", help="Run folder: one file per finished job; a later run continues it.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Run folder to read.")]

@@ -20,7 +20,7 @@ from pruneboard.benchmark.executors import Event, Started, run_in_process, run_i
 from pruneboard.benchmark.provenance import resolve_device
 from pruneboard.benchmark.runner import Workbench
 from pruneboard.benchmark.schema import Job
-from pruneboard.benchmark.store import RunStore
+from pruneboard.benchmark.store import FOLD_AT, RunStore
 from pruneboard.benchmark.training import TrainingStep, train
 
 
@@ -84,18 +84,30 @@ def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions) -> RunSummary:
         summary.interrupted = True
         console.print("Stopped before the first job; the same command continues.")
         return summary
-    todo = [job for job in jobs if options.fresh or store.status(job, bench.key(job)) in (None, "failed")]
+    done = [None] * len(jobs) if options.fresh else store.statuses([(job, bench.key(job)) for job in jobs])
+    todo = [job for job, status in zip(jobs, done, strict=True) if status in (None, "failed")]
     datasets = ", ".join(dict.fromkeys(bench.dataset(job).name for job in jobs))
     console.print(
         f"{suite.title}: {len(jobs)} jobs on {datasets}, {len(jobs) - len(todo)} done before, {len(todo)} to run."
     )
     with _execute(todo, store, bench, options.n_workers) as events:
         try:
-            _follow(events, len(todo), summary, console)
+            _follow(_folding(events, store, suite.name), len(todo), summary, console)
         except KeyboardInterrupt:
             summary.interrupted = True
     _print_summary(summary, name, options, console)
     return summary
+
+
+def _folding(events: Iterator[Event], store: RunStore, suite: str) -> Iterator[Event]:
+    """Pass events on, and fold the files of finished jobs while and after they come, wherever there are many."""
+    n_finished = 0
+    for event in events:
+        yield event
+        n_finished += event.ends
+        if event.ends and n_finished % FOLD_AT == 0:
+            store.fold(suite)
+    store.fold(suite)
 
 
 def _make_ready(jobs: Sequence[Job], bench: Workbench, console: Console) -> None:

@@ -20,7 +20,7 @@ from pruneboard.benchmark.render import (
 from pruneboard.benchmark.schema import TUNED_SUFFIX, Suite
 from pruneboard.benchmark.speeds import Speed, SpeedStore, current_speeds
 from pruneboard.benchmark.stats import area_under_curve, compare_tuned
-from pruneboard.benchmark.store import ResultsStore, RunStore
+from pruneboard.benchmark.store import ResultsStore, RunStore, concatenate, in_grid
 from pruneboard.benchmark.studies import Study, StudyStore
 from pruneboard.benchmark.suites import load_published, load_suite, suite_names, suite_path
 
@@ -102,7 +102,7 @@ def build(runs: Path | None, results: Path, out: Path) -> Path:
     filled = [table for table in tables if not table.empty] or tables[:1]
     published = {suite.name: load_published(suite, suite_path(suite.name)) for suite in suites}
     page = build_site(
-        pd.concat(filled, ignore_index=True),
+        concatenate(filled),
         suites,
         out,
         sources=sources,
@@ -110,7 +110,7 @@ def build(runs: Path | None, results: Path, out: Path) -> Path:
         studies={suite.name: _studies(suite, runs, results) for suite in suites},
         speeds={suite.name: _speeds(suite, runs, results) for suite in suites},
     )
-    found = set() if runs is None else {path.parent.name for path in runs.glob("*/[!.]*.parquet")}
+    found = set() if runs is None else set(RunStore(runs).suites())
     for folder in sorted(found - sources.keys()):
         make_console(stderr=True).print(
             f"note: rows of `{folder}` are not shown, because benchmark/suites/ has no file `{folder}.toml`."
@@ -149,18 +149,8 @@ def _rows_or_none(suite: Suite, runs: Path | None, results: Path) -> tuple[pd.Da
 
 
 def _of_grid(rows: pd.DataFrame, suite: Suite) -> pd.DataFrame:
-    """Leave out rows of another version of the suite, and of models, criteria or seeds it no longer has.
-
-    Tuned criteria are in no suite's list, and neither need be the untuned ones that they are compared with.
-    """
-    tuned = rows.loc[rows["tuning"] != "", "criterion"].unique()
-    cells = {(model.name, granularity) for model in suite.models for granularity in model.granularities}
-    current = (
-        (rows["suite_digest"] == suite.digest)
-        & rows["criterion"].isin([*suite.criteria, *tuned, *(name.removesuffix(TUNED_SUFFIX) for name in tuned)])
-        & rows["seed"].isin(suite.seeds)
-        & pd.Series(zip(rows["model"], rows["granularity"], strict=True), index=rows.index, dtype=object).isin(cells)
-    )
+    """Leave out rows of another version of the suite, and of models, criteria or seeds it no longer has."""
+    current = in_grid(rows, suite)
     left_out = rows.loc[~current, "key"].nunique()
     if left_out:
         make_console(stderr=True).print(

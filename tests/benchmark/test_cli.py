@@ -245,7 +245,7 @@ def test_wrong_and_damaged_weights_are_named_before_any_job_starts(tmp_path):
 
 
 def test_a_disk_that_fills_up_in_the_middle_keeps_the_finished_jobs(tmp_path):
-    """Files may not grow beyond a few kB, so the first large job file cannot be written."""
+    """Files may not grow beyond a few kB, so the first job file cannot be written."""
     write_suite(tmp_path, models=SMALL, criteria=["magnitude", "random", "taylor"], rates=[0.0, 0.5])
     small = pruneboard_here("run", "small.toml", "--workers", 0, "--criterion", "magnitude", cwd=tmp_path)
     assert small.returncode == 0
@@ -253,7 +253,7 @@ def test_a_disk_that_fills_up_in_the_middle_keeps_the_finished_jobs(tmp_path):
         [
             "bash",
             "-c",
-            f"ulimit -f 8; trap '' XFSZ; exec {sys.executable} -m pruneboard.benchmark.cli run small.toml --workers 0",
+            f"ulimit -f 4; trap '' XFSZ; exec {sys.executable} -m pruneboard.benchmark.cli run small.toml --workers 0",
         ],
         cwd=tmp_path,
         capture_output=True,

@@ -1,8 +1,9 @@
 """Rows for tests that need no network."""
 
 import dataclasses
+import functools
 
-from pruneboard.benchmark.schema import SCHEMA_VERSION, Job, Row
+from pruneboard.benchmark.schema import SCHEMA_VERSION, Job, Row, Suite
 from pruneboard.benchmark.suites import load_suite, suite_path
 
 _JOB = Row(
@@ -78,11 +79,16 @@ def job_rows(*, key: str, rates=(0.0, 0.05, 0.1), shots=(1, 2), **changes) -> li
     ]
 
 
+@functools.cache
+def _suite(name: str) -> Suite:
+    return load_suite(suite_path(name))
+
+
 def job_of(rows) -> Job:
     """Return the job that rows say they are of."""
     row = rows[0]
     return Job(
-        suite=load_suite(suite_path(row.suite)),
+        suite=_suite(row.suite),
         model=row.model,
         granularity=row.granularity,
         criterion=row.criterion,

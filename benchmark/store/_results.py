@@ -1,0 +1,150 @@
+"""Published tables: tidy CSV files, so that a pull request shows what changed."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from pruneboard.benchmark.errors import StoreError
+from pruneboard.benchmark.schema import COLUMNS, SCHEMA_VERSION
+from pruneboard.benchmark.store._files import atomic_file
+from pruneboard.benchmark.store._folder import KEY_DIGITS
+from pruneboard.benchmark.store._migrations import OLDEST, migrate
+from pruneboard.benchmark.store._tables import NAMES, PANDAS, concatenate, in_order, typed
+
+_JOB_COLUMNS = [c.name for c in COLUMNS if c.level == "job"]
+_POINT_COLUMNS = [c.name for c in COLUMNS if c.level == "point"]
+_CELL = ["model", "granularity", "seed"]
+
+
+def points_and_jobs(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split rows into what differs from point to point and what all points of a job share, joined by `key`.
+
+    One wide table would repeat forty columns of provenance in every row. The points hold the first digits of the key.
+    """
+    kinds = {c.name: PANDAS[c.kind] for c in COLUMNS}
+    jobs = rows[_JOB_COLUMNS].drop_duplicates("key").astype({name: kinds[name] for name in _JOB_COLUMNS})
+    jobs = jobs.sort_values(["model", "granularity", "criterion", "seed"])
+    points = rows.loc[rows["status"] == "ok", ["key", *_POINT_COLUMNS]]
+    points = points.astype({name: kinds[name] for name in points.columns})
+    return points.assign(key=points["key"].str[:KEY_DIGITS]), jobs
+
+
+class ResultsStore:
+    """Published tables: `SUITE/CRITERION.csv` holds the points, `SUITE/CRITERION.jobs.csv` the jobs they belong to.
+
+    Args:
+        folder: results folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, rows: pd.DataFrame) -> list[Path]:
+        """Write one pair of tables per suite and criterion, and return the files.
+
+        Cells that were published before and are not among `rows` are kept, so a run of a part updates that part.
+
+        Raises:
+            StoreError: the folder cannot be written, or a table that is there is damaged.
+        """
+        paths = []
+        for (suite, criterion), part in rows.groupby(["suite", "criterion"], sort=True):
+            base = self.folder / str(suite) / str(criterion)
+            points, jobs = points_and_jobs(self._updated(part, base.with_suffix(".jobs.csv")))
+            for table, path in ((points, base.with_suffix(".csv")), (jobs, base.with_suffix(".jobs.csv"))):
+                with atomic_file(path) as temporary:
+                    table.to_csv(temporary, index=False, lineterminator="\n")
+                paths.append(path)
+        return paths
+
+    def read(self, suite: str) -> pd.DataFrame:
+        """Read all rows of a published suite, sorted.
+
+        Raises:
+            StoreError: a table is damaged, lacks its partner, or is of another schema version.
+        """
+        files = sorted((self.folder / suite).glob("*.jobs.csv"))
+        return in_order(concatenate(self._read_pair(path) for path in files))
+
+    def write_comparison(self, suite: str, comparison: pd.DataFrame) -> Path:
+        """Write a suite's comparison with what others published to `SUITE/comparison.published.csv`; return the file.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        # No criterion's name has a dot, so no table of a criterion has this name.
+        path = self.folder / suite / "comparison.published.csv"
+        with atomic_file(path) as temporary:
+            comparison.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6f")
+        return path
+
+    def _updated(self, rows: pd.DataFrame, jobs_path: Path) -> pd.DataFrame:
+        """Add the published rows of other cells of the same version of the suite, on the same data."""
+        if not jobs_path.exists():
+            return rows
+        before = self._read_pair(jobs_path)
+        cells = pd.MultiIndex.from_frame(before[_CELL])
+        kept = ~cells.isin(pd.MultiIndex.from_frame(rows[_CELL]))
+        kept &= before["suite_digest"].isin(rows["suite_digest"]).to_numpy()
+        for name in ("model", "dataset"):
+            others = ~before[name].isin(rows[name])
+            kept &= (others | before["data_digest"].isin(rows["data_digest"])).to_numpy()
+        return in_order(concatenate([before[kept], rows]))
+
+    def _read_pair(self, jobs_path: Path) -> pd.DataFrame:
+        points_path = jobs_path.with_name(jobs_path.name.removesuffix(".jobs.csv") + ".csv")
+        jobs, points = (_read_csv(path) for path in (jobs_path, points_path))
+        version = _checked_version(jobs_path, jobs.get("schema_version"))
+        for table, path in ((jobs, jobs_path), (points, points_path)):
+            if "key" not in table:
+                raise StoreError(
+                    f"a published table must have a column `key`, but `{path}` has none; publish it again."
+                )
+        jobs["short_key"] = jobs["key"].astype(str).str[:KEY_DIGITS]
+        unknown = sorted(set(points["key"].astype(str)) - set(jobs["short_key"]))
+        if unknown:
+            raise StoreError(
+                f"every point must belong to a job, but `{points_path}` names `{unknown[0]}`, which `{jobs_path}` "
+                "lacks; write both again with `pruneboard table --publish`."
+            )
+        joined = jobs.merge(points.rename(columns={"key": "short_key"}), on="short_key", how="left", validate="1:m")
+        return _typed(migrate(joined, version), jobs_path)
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    kinds = {c.name: PANDAS[c.kind] for c in COLUMNS}
+    text = [c.name for c in COLUMNS if c.kind is str]
+    try:
+        return pd.read_csv(
+            path, dtype=kinds, keep_default_na=False, na_values=dict.fromkeys(set(kinds) - set(text), "")
+        )
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise StoreError(
+            f"a published table must be a CSV file of known columns, but `{path}` is not: {error}."
+        ) from error
+
+
+def _checked_version(path: Path, versions: "pd.Series[int] | None") -> int:
+    found = set() if versions is None else set(versions.astype(str))
+    (version,) = found if len(found) == 1 else ("",)
+    if version.isdigit() and OLDEST <= int(version) <= SCHEMA_VERSION:
+        return int(version)
+    remedy = "write it again with `pruneboard table --publish`"
+    if version.isdigit() and int(version) > SCHEMA_VERSION:
+        remedy = "use a newer release of pruneboard"
+    raise StoreError(
+        f"tables must have one schema version from {OLDEST} to {SCHEMA_VERSION}, but `{path}` has "
+        f"{', '.join(sorted(found)) or 'none'}; {remedy}."
+    )
+
+
+def _typed(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    missing = [name for name in NAMES if name not in table]
+    if missing:
+        raise StoreError(f"a result table must have every column of the schema, but `{path}` lacks {missing}.")
+    try:
+        return typed(table)
+    except (ValueError, TypeError) as error:
+        raise StoreError(
+            f"a result table must have values of the schema's types, but `{path}` has not: {error}."
+        ) from error
