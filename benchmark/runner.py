@@ -382,7 +382,7 @@ def _all_kept(layers: Sequence[Layer]) -> dict[str, torch.Tensor]:
 def make_row(job: Job, bench: Workbench, *, status: Status, reason: str, seconds: float | None) -> Row:
     """Fill in a job's provenance; what was measured stays empty."""
     model, criterion = plugins.models().get(job.model), plugins.criterion_of(job)
-    dataset = bench.dataset(job)
+    dataset, recipe = bench.dataset(job), job.suite.finetuning
     versions, (commit, clean) = provenance.versions(), provenance.commit()
     return Row(
         schema_version=SCHEMA_VERSION,
@@ -390,6 +390,8 @@ def make_row(job: Job, bench: Workbench, *, status: Status, reason: str, seconds
         suite=job.suite.name,
         suite_version=job.suite.version,
         suite_digest=job.suite.digest,
+        protocol=job.suite.protocol,
+        finetuning="" if recipe is None else json.dumps(asdict(recipe), sort_keys=True),
         dataset=dataset.name,
         data_digest=dataset.digest,
         model=job.model,

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Version of the columns below; rises when a column is added, removed or changes its meaning."""
 
 ENGINE_VERSION = 1
@@ -242,6 +242,8 @@ class Row:
     suite: str = _column("job", "suite")
     suite_version: int = _column("job", "version of the suite")
     suite_digest: str = _column("job", "sha256 of the suite's deciding fields")
+    protocol: str = _column("job", "how units were removed: one_shot, iterative or iterative_finetune")
+    finetuning: str = _column("job", "recipe of training between the steps, as JSON; empty without", default="")
     dataset: str = _column("job", "data set that was used")
     data_digest: str = _column("job", "sha256 of the files or arrays of the data set")
     model: str = _column("job", "network")
