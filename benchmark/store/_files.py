@@ -170,10 +170,7 @@ def leftovers_below(folder: Path) -> list[Path]:
 
 def remove_leftovers(folder: Path) -> int:
     """Remove what killed writers left in a folder and the folders below it; return how many files that were."""
-    found = [
-        path for inner in (folder, *(Path(e.path) for e in entries(folder) if e.is_dir())) for path in leftovers(inner)
-    ]
-    return sum(map(remove, found))
+    return remove_all(leftovers_below(folder))
 
 
 def shown(path: Path | str) -> str:
