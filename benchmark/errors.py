@@ -54,6 +54,10 @@ class NewerFileError(UnreadableFileError):
     """A result file was written by a newer version of pruneboard."""
 
 
+class CheckpointError(StoreError):
+    """A step of a job cannot be kept, so that the run cannot go on."""
+
+
 class TableError(PruneboardError):
     """A table of rows does not allow the statistic that was asked for."""
 

@@ -54,6 +54,7 @@ class Evaluation:
         labels: int64 (n_images,).
         prepare: turns some of `inputs` into what the network takes, float32 of the same shape.
         batch_size: images in one forward pass.
+        most_at_once: where memory is short, the most images that a compact network may take at once.
         precision: what matrix products and convolutions are computed in. With float32 the masked network decides every
             prediction that rounding could change; with less, predictions are those of the compact network.
         seen: accuracy by masks, so that equal masks are evaluated once whichever criterion, shot or rate made them.
@@ -63,6 +64,7 @@ class Evaluation:
     labels: Tensor
     prepare: Callable[[Tensor], Tensor] = unchanged
     batch_size: int = 125
+    most_at_once: int | None = None
     precision: Precision = "float32"
     seen: dict[bytes, Accuracy] = field(default_factory=dict)
 
@@ -160,7 +162,20 @@ def accuracy_curve(
         rates: fractions of units removed.
         evaluation: images to measure on; `evaluation.seen` must belong to this network.
     """
-    masks = [masks_at(ranking, rate) for rate in rates]
+    return points_under(pruning, rates, [masks_at(ranking, rate) for rate in rates], evaluation)
+
+
+def points_under(
+    pruning: Pruning, rates: Sequence[float], masks: Sequence[Mapping[str, Tensor]], evaluation: Evaluation
+) -> list[CurvePoint]:
+    """Measure accuracy and size under the masks of several rates.
+
+    Args:
+        pruning: the network; it is the same afterwards.
+        rates: fractions of units removed.
+        masks: for each rate, layer name to bool (n_units,), True = kept.
+        evaluation: images to measure on; `evaluation.seen` must belong to this network.
+    """
     sizes = count_sizes(pruning.model, pruning.layers, masks, evaluation.batch(slice(1)))
     accuracies = accuracies_under(pruning, masks, evaluation)
     return [_point(*one) for one in zip(rates, masks, accuracies, sizes, strict=True)]
@@ -188,6 +203,8 @@ def _measured(pruning: Pruning, masks: Sequence[Mapping[str, Tensor]], evaluatio
                 yield measure(pruning.model, evaluation)
         return
     n_at_once = max(evaluation.batch_size, pruning.compact.batch_size)
+    if evaluation.most_at_once is not None:
+        n_at_once = min(n_at_once, evaluation.most_at_once)
     programs = pruning.compact.programs(masks)
     exact = evaluation.precision == "float32"
     tolerance = TOLERANCE if exact else _COARSE[evaluation.precision]

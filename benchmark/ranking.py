@@ -29,7 +29,12 @@ class Ranking:
         return sum(size for _, size in self.layers)
 
 
-def rank(scores: Mapping[str, Tensor], scope: Scope, generator: torch.Generator) -> Ranking:
+def rank(
+    scores: Mapping[str, Tensor],
+    scope: Scope,
+    generator: torch.Generator,
+    kept: Mapping[str, Tensor] | None = None,
+) -> Ranking:
     """Order units by their scores, least important first; units of equal score come in seeded random order.
 
     Args:
@@ -37,11 +42,16 @@ def rank(scores: Mapping[str, Tensor], scope: Scope, generator: torch.Generator)
         scope: `global` compares the units of all layers with one another (Hatefi et al. 2024), `layer` only those of
             the same layer.
         generator: decides ties; on the CPU.
+        kept: layer name to bool (n_units,), the units that an earlier step left; those it removed come first, whatever
+            their scores. None for all.
     """
     layers = tuple((name, len(values)) for name, values in scores.items())
     flat = torch.cat([values.detach().cpu() for values in scores.values()])
     shuffled = torch.randperm(len(flat), generator=generator)
     order = shuffled[torch.argsort(flat[shuffled], stable=True)]
+    if kept is not None:
+        left = torch.cat([kept[name] for name in scores])
+        order = torch.cat([order[~left[order]], order[left[order]]])
     if scope == "global":
         return Ranking(layers, (order,))
     owner = torch.repeat_interleave(torch.arange(len(layers)), torch.tensor([size for _, size in layers]))

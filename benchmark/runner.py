@@ -8,8 +8,9 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -21,13 +22,12 @@ from pruneboard.benchmark import plugins, provenance
 from pruneboard.benchmark.api import Batch, Context, Criterion, Model
 from pruneboard.benchmark.counts import count_sizes
 from pruneboard.benchmark.data import Dataset, draw_reference, find_dataset
-from pruneboard.benchmark.errors import Unsupported
-from pruneboard.benchmark.evaluate import Accuracy, Evaluation, Pruning, accuracy_curve, prepare_pruning
-from pruneboard.benchmark.ranking import rank
+from pruneboard.benchmark.errors import CheckpointError, SuiteError, Unsupported
+from pruneboard.benchmark.evaluate import Accuracy, Evaluation, Pruning, prepare_pruning, unchanged
+from pruneboard.benchmark.protocols import Checkpoints, Curves, Experiment, Training, iterative, one_shot
 from pruneboard.benchmark.schema import (
     ENGINE_VERSION,
     SCHEMA_VERSION,
-    CurvePoint,
     Granularity,
     Job,
     Precision,
@@ -35,7 +35,8 @@ from pruneboard.benchmark.schema import (
     Status,
     digest,
 )
-from pruneboard.benchmark.scoring import Scoring, batch_size_for, score_all_shots
+from pruneboard.benchmark.scoring import batch_size_for
+from pruneboard.benchmark.training import TrainingImages
 from pruneboard.benchmark.units import Layer, find_layers
 
 _log = logging.getLogger(__name__)
@@ -114,6 +115,7 @@ class Workbench:
     Args:
         device: where networks run.
         precision: what evaluation computes in; scoring is always in float32.
+        run_folder: where jobs that go step by step keep their last step; None keeps none.
 
     Attributes:
         device: where networks run.
@@ -122,7 +124,8 @@ class Workbench:
             further job must run in it.
     """
 
-    def __init__(self, device: torch.device, precision: Precision = "float32") -> None:
+    def __init__(self, device: torch.device, precision: Precision = "float32", run_folder: Path | None = None) -> None:
+        self._run_folder = run_folder
         self.device = device
         self.precision = precision
         self.tainted = False
@@ -195,6 +198,26 @@ class Workbench:
         stored = self._reference_inputs.of(dataset, split, rows, plugin.input_size)
         return Batch(plugin.prepare(stored), torch.from_numpy(labels[rows]).to(self.device))
 
+    def training_images(self, job: Job, plugin: Model, shots: int) -> TrainingImages:
+        """Return what a network is fine-tuned on: the reference images of a number of shots, or their whole split.
+
+        Raises:
+            AssetError: they cannot be loaded, or a class has too few.
+        """
+        recipe = job.suite.finetuning
+        if recipe is not None and recipe.images == "train":
+            split = self.dataset(job).split(job.suite.reference_split)
+            stored = self._reference_inputs.of(self.dataset(job), job.suite.reference_split, None, plugin.input_size)
+            return TrainingImages(stored, torch.from_numpy(split.labels).to(self.device), plugin.prepare)
+        data = self.reference(job, plugin)
+        n_images = len(data.images) // max(job.suite.shots) * shots
+        return TrainingImages(data.images[:n_images], data.labels[:n_images], unchanged)
+
+    def checkpoints(self, job: Job) -> Checkpoints:
+        """Return where the steps of a job are kept."""
+        folder = None if self._run_folder is None else self._run_folder / job.suite.name / "steps"
+        return Checkpoints(folder, self.key(job), with_weights=job.suite.finetuning is not None)
+
     def reload_model(self, job: Job) -> None:
         """Load the job's network anew, because a plugin may have damaged it, and see whether that mends it."""
         self._models.clear()
@@ -233,32 +256,18 @@ def run_job(job: Job, bench: Workbench) -> list[Row]:
     started = time.perf_counter()
     criterion = plugins.criterion_of(job)
     loaded = bench.model(job)
-    reference = reference_of(job, bench, loaded.plugin, criterion)
-    n_scored = context_of(job, loaded, reference).batch_size
-
-    def score(n_at_once: int) -> Scoring:
-        loaded = bench.model(job)
-        # It is prepared while the network is undamaged.
-        loaded.pruning(job.granularity)
-        return score_all_shots(criterion, context_of(job, loaded, reference, n_at_once), job.suite.shots, loaded.probe)
-
-    def evaluate(scoring: Scoring, n_at_once: int) -> tuple[LoadedModel, list[tuple[int, CurvePoint]]]:
-        loaded = bench.model(job)
-        smaller = replace(loaded, evaluation=replace(loaded.evaluation, batch_size=n_at_once))
-        return loaded, list(_curves(job, smaller, loaded.pruning(job.granularity), scoring))
-
-    def no_result(why: NoResult) -> list[Row]:
-        seconds = time.perf_counter() - started
-        return [make_row(job, bench, status=why.status, reason=why.reason, seconds=seconds)]
-
-    scoring = _in_memory(score, n_scored, job, bench)
-    if isinstance(scoring, NoResult):
-        return no_result(scoring)
-    measured = _in_memory(functools.partial(evaluate, scoring), loaded.evaluation.batch_size, job, bench)
-    if isinstance(measured, NoResult):
-        return no_result(measured)
-    loaded, points = measured
+    # It is prepared while the network is undamaged.
     pruning = loaded.pruning(job.granularity)
+    reference = reference_of(job, bench, loaded.plugin, criterion)
+
+    def measure(n_at_once: int | None) -> Curves:
+        return _measure(_experiment(job, bench, reference, n_at_once), job, bench)
+
+    measured = _in_memory(measure, _experiment(job, bench, reference), job, bench)
+    if isinstance(measured, NoResult):
+        seconds = time.perf_counter() - started
+        return [make_row(job, bench, status=measured.status, reason=measured.reason, seconds=seconds)]
+    loaded = bench.model(job)
     size = count_sizes(loaded.network, pruning.layers, [_all_kept(pruning.layers)], loaded.probe[:1])[0]
     row = replace(
         make_row(job, bench, status="ok", reason="", seconds=time.perf_counter() - started),
@@ -266,10 +275,45 @@ def run_job(job: Job, bench: Workbench) -> list[Row]:
         evaluation=pruning.how + (f" in {bench.precision}" if bench.precision != "float32" else ""),
         params_total=size.params,
         macs_total=size.macs,
-        score_seconds=scoring.seconds,
-        score_peak_bytes=scoring.peak_bytes,
+        score_seconds=measured.score_seconds,
+        score_peak_bytes=measured.score_peak_bytes,
     )
-    return [replace(row, shots=shots, **asdict(point)) for shots, point in points]
+    return [replace(row, shots=shots, **asdict(point)) for shots, point in measured.points]
+
+
+def _experiment(job: Job, bench: Workbench, reference: Batch | None, n_at_once: int | None = None) -> Experiment:
+    """Return what the protocol works with; `n_at_once` is the most images in any pass, None for as many as are fast."""
+    loaded = bench.model(job)
+    context, evaluation = context_of(job, loaded, reference), loaded.evaluation
+    if n_at_once is not None:
+        context = replace(context, batch_size=min(context.batch_size, n_at_once))
+        evaluation = replace(evaluation, batch_size=min(evaluation.batch_size, n_at_once), most_at_once=n_at_once)
+    return Experiment(
+        criterion=plugins.criterion_of(job),
+        context=context,
+        pruning=loaded.pruning(job.granularity),
+        evaluation=evaluation,
+        probe=loaded.probe,
+        shots=job.suite.shots,
+        rates=job.suite.rates,
+        scope=job.suite.scope,
+        stream=functools.partial(generator_for, job),
+    )
+
+
+def _measure(experiment: Experiment, job: Job, bench: Workbench) -> Curves:
+    """Carry out the protocol of the job's suite."""
+    recipe, plugin = job.suite.finetuning, plugins.models().get(job.model)
+    match job.suite.protocol:
+        case "one_shot":
+            return one_shot(experiment)
+        case "iterative":
+            training = None
+        case "iterative_finetune":
+            if recipe is None:
+                raise SuiteError(f"the protocol of `{job.suite.name}` must have a recipe; add `protocol.finetuning`.")
+            training = Training(recipe, lambda shots: bench.training_images(job, plugin, shots))
+    return iterative(experiment, training, bench.checkpoints(job))
 
 
 @dataclass(frozen=True)
@@ -291,10 +335,10 @@ def attempt(call: Callable[[], T], job: Job, bench: Workbench) -> T | NoResult:
     """Return what a call into a plugin returns; one that fails is a result as well, and the network is loaded anew."""
     try:
         return call()
+    except (CheckpointError, KeyboardInterrupt):
+        raise
     except Unsupported as refusal:
         return NoResult("unsupported", clean_reason(refusal))
-    except KeyboardInterrupt:
-        raise
     # A plugin is foreign code: whatever it raises, even sys.exit(), is its result, and the suite goes on.
     except BaseException as error:  # noqa: BLE001
         _log.error("%s failed", job, exc_info=error)
@@ -307,22 +351,26 @@ def attempt(call: Callable[[], T], job: Job, bench: Workbench) -> T | NoResult:
     return failed
 
 
-def _in_memory(call: Callable[[int], T], n_at_once: int, job: Job, bench: Workbench) -> T | NoResult:
-    """Make a call with fewer images at once, half as many each time, for as long as memory runs out.
+def _in_memory(
+    measure: Callable[[int | None], Curves], planned: Experiment, job: Job, bench: Workbench
+) -> Curves | NoResult:
+    """Measure with fewer images at once, half as many each time, for as long as memory runs out.
 
     Args:
-        call: takes the number of images at once.
-        n_at_once: the number to begin with.
+        measure: takes the most images in any pass, None for as many as are fast.
+        planned: what it would work with then.
         job: the job, whose network is loaded anew after a failure.
         bench: the process's workbench.
     """
+    n_at_once, limit = max(planned.context.batch_size, planned.evaluation.batch_size), None
     while True:
-        result = attempt(functools.partial(call, n_at_once), job, bench)
+        result = attempt(functools.partial(measure, limit), job, bench)
         if not isinstance(result, NoResult) or not result.out_of_memory:
             return result
         if n_at_once == 1:
             return replace(result, reason=f"memory ran out even with one image at once: {result.reason}")
         n_at_once //= 2
+        limit = n_at_once
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -357,14 +405,13 @@ def generator_for(job: Job, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int(digest([job.seed, purpose])[:15], 16))
 
 
-def context_of(job: Job, loaded: LoadedModel, data: Batch | None, n_at_once: int | None = None) -> Context:
+def context_of(job: Job, loaded: LoadedModel, data: Batch | None) -> Context:
     """Return what a criterion may look at in a job.
 
     Args:
         job: the job.
         loaded: its network.
         data: the reference images and labels, as far as the criterion declares that it needs them.
-        n_at_once: images that one pass should hold at most; None decides by their memory.
     """
     layers = loaded.layers(job.granularity)
     return Context(
@@ -372,7 +419,7 @@ def context_of(job: Job, loaded: LoadedModel, data: Batch | None, n_at_once: int
         layers=layers,
         generator=generator_for(job, "criterion"),
         data=data,
-        batch_size=n_at_once or batch_size_for(loaded.network, layers, loaded.probe[:1]),
+        batch_size=batch_size_for(loaded.network, layers, loaded.probe[:1]),
     )
 
 
@@ -392,17 +439,6 @@ def reference_of(job: Job, bench: Workbench, plugin: Model, criterion: Criterion
     return Batch(reference.images[order.to(bench.device)], torch.full_like(reference.labels, -1))
 
 
-def _curves(job: Job, loaded: LoadedModel, pruning: Pruning, scoring: Scoring) -> Iterator[tuple[int, CurvePoint]]:
-    known: dict[int, list[CurvePoint]] = {}
-    for shots, scores in scoring.by_shots.items():
-        # Without data the same scores serve every number of shots, and so does their curve.
-        if id(scores) not in known:
-            ranking = rank(scores, job.suite.scope, generator_for(job, "ties"))
-            known[id(scores)] = accuracy_curve(pruning, ranking, job.suite.rates, loaded.evaluation)
-        for point in known[id(scores)]:
-            yield shots, point
-
-
 def _all_kept(layers: Sequence[Layer]) -> dict[str, torch.Tensor]:
     return {layer.name: torch.ones(layer.n_units, dtype=torch.bool) for layer in layers}
 
@@ -410,7 +446,7 @@ def _all_kept(layers: Sequence[Layer]) -> dict[str, torch.Tensor]:
 def make_row(job: Job, bench: Workbench, *, status: Status, reason: str, seconds: float | None) -> Row:
     """Fill in a job's provenance; what was measured stays empty."""
     model, criterion = plugins.models().get(job.model), plugins.criterion_of(job)
-    dataset = bench.dataset(job)
+    dataset, recipe = bench.dataset(job), job.suite.finetuning
     versions, (commit, clean) = provenance.versions(), provenance.commit()
     return Row(
         schema_version=SCHEMA_VERSION,
@@ -418,6 +454,8 @@ def make_row(job: Job, bench: Workbench, *, status: Status, reason: str, seconds
         suite=job.suite.name,
         suite_version=job.suite.version,
         suite_digest=job.suite.digest,
+        protocol=job.suite.protocol,
+        finetuning="" if recipe is None else json.dumps(asdict(recipe), sort_keys=True),
         dataset=dataset.name,
         data_digest=dataset.digest,
         model=job.model,

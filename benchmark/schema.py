@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Version of the columns below; rises when a column is added, removed or changes its meaning."""
 
 ENGINE_VERSION = 1
@@ -21,7 +21,8 @@ Precision = Literal["float32", "tf32", "bf16"]
 
 GRANULARITIES: tuple[Granularity, ...] = typing.get_args(Granularity)
 SCOPES: tuple[Scope, ...] = typing.get_args(Scope)
-PROTOCOLS = ("one_shot",)
+Protocol = Literal["one_shot", "iterative", "iterative_finetune"]
+PROTOCOLS: tuple[Protocol, ...] = typing.get_args(Protocol)
 
 TUNED_SUFFIX = "_tuned"
 """Ends the name of a criterion in rows that were measured with tuned parameters; no registered name may end so."""
@@ -55,6 +56,31 @@ class SuiteModel:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FineTuning:
+    """How a network is trained after each step of pruning; every step begins with a fresh optimiser.
+
+    Attributes:
+        images: `shots` trains on the reference images, `train` on the whole split that they are drawn from.
+        optimiser: `sgd` or `adamw`.
+        learning_rate: constant.
+        momentum: of `sgd`, in [0, 1).
+        weight_decay: at least 0.
+        epochs: passes over the images in each step; the network after the last one is measured.
+        batch_size: images in one step of the optimiser.
+        batch_norms: `frozen` keeps their running statistics and normalises by them, `updated` trains as usual.
+    """
+
+    images: Literal["shots", "train"]
+    optimiser: Literal["sgd", "adamw"]
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    epochs: int
+    batch_size: int
+    batch_norms: Literal["frozen", "updated"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Suite:
     """A fixed, versioned grid: which data, networks, criteria, rates, shots and seeds, under which protocol.
 
@@ -67,13 +93,15 @@ class Suite:
             Empty when each network names its own.
         reference_split: split that the reference images are drawn from.
         evaluation_split: split that accuracy is measured on.
-        protocol: how units are removed; `one_shot` scores once and masks.
+        protocol: how units are removed. `one_shot` scores once, for all rates; `iterative` goes from rate to rate,
+            scores what is left anew and never brings a unit back; `iterative_finetune` trains after each rate as well.
         scope: `global` ranks the units of all layers together, `layer` within each layer.
         rates: fractions of units removed, strictly increasing in [0, 1), the first one 0.
         shots: numbers of reference images per class, strictly increasing.
         seeds: seeds of the reference draw and of random ties.
         criteria: registered names of the criteria.
         models: the networks with their granularities.
+        finetuning: the recipe of `iterative_finetune`; None for the other protocols.
     """
 
     name: str
@@ -83,13 +111,14 @@ class Suite:
     datasets: tuple[str, ...]
     reference_split: str
     evaluation_split: str
-    protocol: str
+    protocol: Protocol
     scope: Scope
     rates: tuple[float, ...]
     shots: tuple[int, ...]
     seeds: tuple[int, ...]
     criteria: tuple[str, ...]
     models: tuple[SuiteModel, ...]
+    finetuning: FineTuning | None = None
 
     def datasets_of(self, model: str) -> tuple[str, ...]:
         """Return the data sets that a network of the suite accepts, in order of preference."""
@@ -108,7 +137,8 @@ class Suite:
         for people: growing a suite by a criterion keeps the finished jobs valid.
         """
         decides = ("name", "version", "reference_split", "evaluation_split", "protocol", "scope", "rates", "shots")
-        return digest({name: getattr(self, name) for name in decides})
+        recipe = {} if self.finetuning is None else {"finetuning": dataclasses.asdict(self.finetuning)}
+        return digest({name: getattr(self, name) for name in decides} | recipe)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -217,6 +247,8 @@ class Row:
     suite: str = _column("job", "suite")
     suite_version: int = _column("job", "version of the suite")
     suite_digest: str = _column("job", "sha256 of the suite's deciding fields")
+    protocol: str = _column("job", "how units were removed: one_shot, iterative or iterative_finetune")
+    finetuning: str = _column("job", "recipe of training between the steps, as JSON; empty without", default="")
     dataset: str = _column("job", "data set that was used")
     data_digest: str = _column("job", "sha256 of the files or arrays of the data set")
     model: str = _column("job", "network")

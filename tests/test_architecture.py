@@ -36,14 +36,16 @@ LEVELS: dict[str, int] = {
     "evaluate": 4,
     "checks": 4,
     "plugins": 4,
+    "pruned": 4,
     "scoring": 5,
     "workers": 5,
     "training": 5,
-    "runner": 6,
-    "executors": 7,
-    "physical": 7,
-    "tune": 7,
-    "cli": 8,
+    "protocols": 6,
+    "runner": 7,
+    "executors": 8,
+    "physical": 8,
+    "tune": 8,
+    "cli": 9,
 }
 
 # What `--help`, `table` and `site build` load has to start in well under a second.

@@ -11,7 +11,7 @@ import typer
 
 from pruneboard.benchmark.cli._runs import runs
 from pruneboard.benchmark.errors import PruneboardError
-from pruneboard.benchmark.schema import Job
+from pruneboard.benchmark.schema import Job, Precision
 from pruneboard.benchmark.suites import expand, load_suite, suite_path
 
 app = typer.Typer(
@@ -91,6 +91,10 @@ def run(
     tuned: Annotated[
         bool, typer.Option("--tuned", help="Run tuned criteria, with the parameters that `tune` chose before.")
     ] = False,
+    precision: Annotated[
+        Precision,
+        typer.Option(help="What evaluation computes in. tf32 (GPUs) and bf16 are faster and coarser, and rows say so."),
+    ] = "float32",
     dry: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run and how long it would take; run nothing.")
     ] = False,
@@ -118,6 +122,7 @@ def run(
             seconds=None if time_limit is None else parse_seconds("--time-limit", time_limit),
             n_bytes=None if memory_limit is None else parse_bytes("--memory-limit", memory_limit),
         ),
+        precision=precision,
     )
     if dry:
         dry_run(jobs, options)

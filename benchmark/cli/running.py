@@ -36,7 +36,7 @@ from pruneboard.benchmark.executors import (
 )
 from pruneboard.benchmark.provenance import resolve_device
 from pruneboard.benchmark.runner import Workbench
-from pruneboard.benchmark.schema import Job
+from pruneboard.benchmark.schema import Job, Precision
 from pruneboard.benchmark.store import FOLD_AT, ResultsStore, RunStore
 from pruneboard.benchmark.training import TrainingStep, train
 from pruneboard.benchmark.workers import Limits
@@ -55,6 +55,7 @@ class RunOptions:
         fresh: repeat finished jobs.
         n_threads: CPU threads of each worker, None for an equal share of the cores.
         limits: what a job and its worker may use.
+        precision: what evaluation computes in.
     """
 
     device: str
@@ -63,6 +64,17 @@ class RunOptions:
     fresh: bool
     n_threads: int | None = None
     limits: Limits = dataclasses.field(default_factory=Limits)
+    precision: Precision = "float32"
+
+
+def _workbench(options: RunOptions) -> Workbench:
+    device = resolve_device(options.device)
+    if options.precision == "tf32" and device.type != "cuda":
+        raise PruneboardError(
+            f"`--precision tf32` must be used on a GPU that has it, but the device is {device.type}; choose float32 or "
+            "bf16."
+        )
+    return Workbench(device, options.precision, options.out)
 
 
 def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions) -> RunSummary:
@@ -82,7 +94,7 @@ def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions) -> RunSummary:
             "`--workers 0` has none; choose 1 or more."
         )
     console, suite = make_console(), jobs[0].suite
-    bench, store = Workbench(resolve_device(options.device)), RunStore(options.out)
+    bench, store = _workbench(options), RunStore(options.out)
     store.prepare()
     interruption = Interruption()
     try:
@@ -195,12 +207,12 @@ def dry_run(jobs: Sequence[Job], options: RunOptions) -> None:
         PruneboardError: there is no such criterion, network or device.
     """
     console, suite = make_console(), jobs[0].suite
-    device, store = resolve_device(options.device), RunStore(options.out)
+    bench, store = _workbench(options), RunStore(options.out)
     for job in {(job.criterion, job.tuned): job for job in jobs}.values():
         plugins.criterion_of(job)
     past = read_past_seconds(suite.name, [store, ResultsStore(_RESULTS)])
-    n_workers = max(1, len(local_devices(device, options.n_workers, options.n_threads)))
-    print_dry_run(jobs, _done(jobs, store, Workbench(device), options), past, n_workers, console)
+    n_workers = max(1, len(local_devices(bench.device, options.n_workers, options.n_threads)))
+    print_dry_run(jobs, _done(jobs, store, bench, options), past, n_workers, console)
 
 
 def _done(jobs: Sequence[Job], store: RunStore, bench: Workbench, options: RunOptions) -> list[bool]:

@@ -1,5 +1,7 @@
 """Listing and showing suites, which needs no plugin."""
 
+from dataclasses import asdict
+
 from rich.table import Table
 
 from pruneboard.benchmark.cli._console import make_console
@@ -24,6 +26,7 @@ def print_suite(suite: Suite) -> None:
         "data sets": ", ".join(suite.all_datasets),
         "splits": f"reference images from {suite.reference_split}, accuracy on {suite.evaluation_split}",
         "protocol": f"{suite.protocol}, {suite.scope} ranking",
+        **_finetuning(suite),
         "models": "; ".join(f"{m.name}: {', '.join(m.granularities)}" for m in suite.models),
         "criteria": ", ".join(suite.criteria),
         "rates": ", ".join(f"{rate:g}" for rate in suite.rates),
@@ -33,6 +36,12 @@ def print_suite(suite: Suite) -> None:
         "digest": suite.digest,
     }
     print_facts(facts, suite.description.strip())
+
+
+def _finetuning(suite: Suite) -> dict[str, str]:
+    if suite.finetuning is None:
+        return {}
+    return {"fine-tuning": ", ".join(f"{name} {value}" for name, value in asdict(suite.finetuning).items())}
 
 
 def print_facts(facts: dict[str, str], text: str) -> None:

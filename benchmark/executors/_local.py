@@ -13,7 +13,7 @@ from pruneboard.benchmark.errors import PruneboardError
 from pruneboard.benchmark.executors._agenda import Agenda, Task
 from pruneboard.benchmark.executors._events import Event, Finished, Returned
 from pruneboard.benchmark.runner import Workbench, make_row, run_job
-from pruneboard.benchmark.schema import Job
+from pruneboard.benchmark.schema import Job, Precision
 from pruneboard.benchmark.store import RunStore
 from pruneboard.benchmark.workers import (
     POSTPONED_SECONDS,
@@ -109,6 +109,7 @@ def _tracebacks_in(log: TaskLog) -> Iterator[None]:
 def _run_and_save(job: Job, store: RunStore, bench: Workbench) -> Finished:
     rows = run_job(job, bench)
     store.save(job, rows)
+    bench.checkpoints(job).forget(job.suite.shots)
     return Finished(job=job, status=rows[0].status, reason=rows[0].reason, tainted=bench.tainted)
 
 
@@ -150,6 +151,7 @@ class _JobBody:
     """What a worker process does with tasks."""
 
     store: RunStore
+    precision: Precision
     devices: tuple[str, ...]
     n_threads: int
 
@@ -157,7 +159,7 @@ class _JobBody:
         torch.set_num_threads(self.n_threads)
         # What it prints goes to the log of its task.
         _LOGGER.addHandler(logging.StreamHandler())
-        bench = Workbench(torch.device(self.devices[slot]))
+        bench = Workbench(torch.device(self.devices[slot]), self.precision, self.store.folder)
         return lambda task: iter((_run_and_save(task.job, self.store, bench),))
 
 
@@ -166,7 +168,7 @@ class _Jobs:
 
     def __init__(self, agenda: Agenda, bench: Workbench, workers: LocalWorkers) -> None:
         self._agenda, self._bench, self._limits = agenda, bench, workers.limits
-        self.body = _JobBody(agenda.store, workers.devices, workers.n_threads)
+        self.body = _JobBody(agenda.store, bench.precision, workers.devices, workers.n_threads)
 
     def affinity(self, task: Task) -> Affinity:
         return affinity_of(task)

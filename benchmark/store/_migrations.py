@@ -21,7 +21,12 @@ def _to_3(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(evaluation=np.where(rows["status"].astype(str) == "ok", "masked", ""))
 
 
-_STEPS: Mapping[int, Callable[[pd.DataFrame], pd.DataFrame]] = {1: _to_2, 2: _to_3}
+def _to_4(rows: pd.DataFrame) -> pd.DataFrame:
+    """All units were removed at once before version 4."""
+    return rows.assign(protocol="one_shot", finetuning="")
+
+
+_STEPS: Mapping[int, Callable[[pd.DataFrame], pd.DataFrame]] = {1: _to_2, 2: _to_3, 3: _to_4}
 """By the version that a step starts from."""
 
 OLDEST = min(_STEPS)

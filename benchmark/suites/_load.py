@@ -3,17 +3,18 @@
 A suite file is TOML; `digits.toml` beside this module is the one to copy.
 """
 
+import dataclasses
 import difflib
 import math
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pruneboard.benchmark.errors import SuiteError
 from pruneboard.benchmark.registry import unknown_name
-from pruneboard.benchmark.schema import GRANULARITIES, PROTOCOLS, SCOPES, Job, Suite, SuiteModel
+from pruneboard.benchmark.schema import GRANULARITIES, PROTOCOLS, SCOPES, FineTuning, Job, Suite, SuiteModel
 
 _FOLDER = Path(__file__).resolve().parent
 _FORMAT = 1
@@ -26,10 +27,20 @@ _DATASET = re.compile(r"\w[\w.-]*")
 _TABLES: Mapping[str, tuple[str, ...]] = {
     "": ("format", "name", "version", "title", "description", "data", "protocol", "grid", "models"),
     "data": ("datasets", "reference_split", "evaluation_split"),
-    "protocol": ("name", "scope"),
+    "protocol": ("name", "scope", "finetuning"),
     "grid": ("rates", "shots", "seeds", "criteria"),
 }
-_OPTIONAL = ("data.datasets",)
+_OPTIONAL = ("data.datasets", "protocol.finetuning")
+_FINETUNING: Mapping[str, tuple[type, str, Callable[[Any], bool]]] = {
+    "images": (str, "`shots` or `train`", lambda value: value in ("shots", "train")),
+    "optimiser": (str, "`sgd` or `adamw`", lambda value: value in ("sgd", "adamw")),
+    "learning_rate": (float, "a number above 0", lambda value: 0 < value < math.inf),
+    "momentum": (float, "a number in [0, 1)", lambda value: 0 <= value < 1),
+    "weight_decay": (float, "a number of at least 0", lambda value: 0 <= value < math.inf),
+    "epochs": (int, "a whole number of at least 1", lambda value: 1 <= value <= _LARGEST),
+    "batch_size": (int, "a whole number of at least 1", lambda value: 1 <= value <= _LARGEST),
+    "batch_norms": (str, "`frozen` or `updated`", lambda value: value in ("frozen", "updated")),
+}
 
 
 def suite_names() -> tuple[str, ...]:
@@ -135,7 +146,24 @@ class _SuiteReader:
             seeds=self._integers("grid.seeds", grid["seeds"], least=0),
             criteria=self._names("grid.criteria", grid["criteria"], _NAME),
             models=self._models(self._document["models"], has_datasets=bool(datasets)),
+            finetuning=self._finetuning(protocol),
         )
+
+    def _finetuning(self, protocol: Mapping[str, Any]) -> FineTuning | None:
+        given, wanted = protocol.get("finetuning"), protocol["name"] == "iterative_finetune"
+        if not wanted:
+            if given is not None:
+                raise self._fail("protocol.finetuning", "left out, as the protocol does not train", given)
+            return None
+        names = tuple(field.name for field in dataclasses.fields(FineTuning))
+        if not isinstance(given, dict) or set(given) != set(names):
+            raise self._fail("protocol.finetuning", f"a table of exactly {names}", given)
+        for field, (kind, rule, holds) in _FINETUNING.items():
+            value = given[field]
+            valid = type(value) is kind or (kind is float and type(value) is int)
+            if not valid or not holds(value):
+                raise self._fail(f"protocol.finetuning.{field}", rule, value)
+        return FineTuning(**{name: _FINETUNING[name][0](given[name]) for name in names})
 
     def _check_keys(self, table: str, keys: tuple[str, ...]) -> None:
         content = self._document[table] if table else self._document

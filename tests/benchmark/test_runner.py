@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from commands import write_suite
-from pruneboard.benchmark import plugins, runner
+from pruneboard.benchmark import plugins, protocols, runner
 from pruneboard.benchmark.api import Batch, Context
 from pruneboard.benchmark.data import draw_reference, open_dataset
 from pruneboard.benchmark.data._splits import ImageSplit
@@ -392,10 +392,10 @@ def test_a_pass_of_evaluation_on_a_cpu_holds_fewer_large_images(suite, monkeypat
     ids=["cuda", "python", "cpu"],
 )
 def test_when_memory_runs_out_fewer_images_at_once_give_the_same_accuracies(suite, monkeypatch, error):
-    """It runs out while more than three images are scored at once, and while more than 20 are evaluated."""
+    """It runs out while more than 20 images are scored at once, and while more than 3 are evaluated."""
     job = job_of(suite, "taylor", "digits_vit", "neurons")
     undisturbed = run_job(job, Workbench(CPU))
-    score, curve = runner.score_all_shots, runner.accuracy_curve
+    score, curve = protocols.score_all_shots, protocols.accuracy_curve
     tried: dict[str, list[int]] = {"scored": [], "evaluated": []}
 
     def fail():
@@ -404,26 +404,24 @@ def test_when_memory_runs_out_fewer_images_at_once_give_the_same_accuracies(suit
 
     def small_score(criterion, context, *arguments):
         tried["scored"].append(context.batch_size)
-        context.model.register_forward_hook(lambda *_: fail() if context.batch_size > 3 else None)
-        if context.batch_size > 3:
+        context.model.register_forward_hook(lambda *_: fail() if context.batch_size > 20 else None)
+        if context.batch_size > 20:
             context.model(context.reference.images)
         context.model._forward_hooks.clear()
         return score(criterion, context, *arguments)
 
     def small_curve(pruning, ranking, rates, evaluation):
         tried["evaluated"].append(evaluation.batch_size)
-        if evaluation.batch_size > 20:
+        if evaluation.batch_size > 3:
             fail()
         return curve(pruning, ranking, rates, evaluation)
 
-    monkeypatch.setattr(runner, "score_all_shots", small_score)
-    monkeypatch.setattr(runner, "accuracy_curve", small_curve)
+    monkeypatch.setattr(protocols, "score_all_shots", small_score)
+    monkeypatch.setattr(protocols, "accuracy_curve", small_curve)
     rows = run_job(job, Workbench(CPU))
     exact = [{k: v for k, v in row.items() if k != "cross_entropy"} for row in numbers(rows)]
 
-    assert tried["scored"][-1] <= 3 < tried["scored"][-2]
-    assert tried["scored"][1] == tried["scored"][0] // 2
-    assert tried["evaluated"][:4] == [125, 62, 31, 15]
+    assert tried == {"scored": [100, 62, 31, 15, 7, 3], "evaluated": [15, 7, 3, 3]}
     assert exact == [{k: v for k, v in row.items() if k != "cross_entropy"} for row in numbers(undisturbed)]
     assert [row.cross_entropy for row in rows] == pytest.approx([row.cross_entropy for row in undisturbed], rel=1e-5)
 
@@ -448,3 +446,19 @@ def test_what_no_exception_clause_catches_is_a_failed_row(suite, extra_criteria,
     assert (row.status, row.reason.partition(" (in")[0]) == ("failed", "Unstoppable: whatever you catch")
     assert "Traceback" in caplog.text
     assert run_job(job_of(suite, "magnitude"), bench)[0].status == "ok"
+
+
+def test_precision_is_in_the_key_and_the_row_and_changes_only_what_evaluation_computes(suite):
+    job = job_of(suite, "taylor")
+    exact, coarse = Workbench(CPU), Workbench(CPU, "bf16")
+    rows, others = run_job(job, exact), run_job(job, coarse)
+
+    assert exact.key(job) != coarse.key(job)
+    assert exact.key(job) == Workbench(CPU, "float32").key(job)
+    assert {row.evaluation for row in rows} == {"compact"}
+    assert {row.evaluation for row in others} == {"compact in bf16"}
+    for row, other in zip(rows, others, strict=True):
+        # Scores are in float32 either way, so that the same units go.
+        assert (row.params_left, row.macs_left) == (other.params_left, other.macs_left)
+        assert row.cross_entropy != other.cross_entropy
+        assert row.top1 == pytest.approx(other.top1, abs=0.05)

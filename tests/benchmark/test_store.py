@@ -148,11 +148,11 @@ def test_damaged_and_foreign_files_are_refused_by_name(tmp_path):
     with pytest.raises(StoreError, match=r"is damaged \(foreign: its schema version is none"):
         runs.read("digits")
     pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({"pruneboard_schema": "3"}), path)
-    with pytest.raises(StoreError, match=r"is damaged \(foreign: it lacks the columns schema_version, key, suite,"):
+    with pytest.raises(StoreError, match=r"is damaged \(foreign: it lacks the columns key, suite, suite_version"):
         runs.read("digits")
     newer = pq.read_table(pa.BufferReader(whole)).replace_schema_metadata({"pruneboard_schema": "99"})
     pq.write_table(newer, path)
-    with pytest.raises(StoreError, match="must have a schema version from 1 to 3, but .* has 99; use a newer release"):
+    with pytest.raises(StoreError, match="must have a schema version from 1 to 4, but .* has 99; use a newer release"):
         runs.read("digits")
 
 
@@ -173,8 +173,8 @@ def test_broken_published_tables_are_refused_by_name(tmp_path):
     refused(points, good[points].replace("599", "many"), "must be a CSV file of known columns")
     refused(
         jobs,
-        good[jobs].replace("\n3,", "\n4,"),
-        "must have one schema version from 1 to 3, but .* has 4; use a newer release",
+        good[jobs].replace("\n4,", "\n5,"),
+        "must have one schema version from 1 to 4, but .* has 5; use a newer release",
     )
     refused(jobs, "", "must be a CSV file of known columns")
     refused(jobs, good[jobs].replace(",key,", ",kex,"), "must have a column `key`")

@@ -16,7 +16,7 @@ from pruneboard.benchmark.store._migrations import OLDEST, migrate
 from rows import job_of, job_rows, save
 
 DATA = Path(__file__).parents[1] / "data"
-VERSIONS = [1, 2]
+VERSIONS = [1, 2, 3]
 
 
 def run_folder(version):
@@ -50,10 +50,18 @@ def test_version_2_keeps_what_was_tuned():
     assert after["tuned_trials"].equals(before["tuned_trials"])
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", [1, 2])
 def test_version_3_says_that_accuracies_were_measured_under_masks(version):
     assert set(migrate(raw(version, "digits_resnet.filters.bn_scale.0"), version)["evaluation"]) == {"masked"}
     assert set(migrate(raw(version, "digits_vit.heads.bn_scale.0"), version)["evaluation"]) == {""}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_version_4_says_that_units_were_removed_at_once(version):
+    after = migrate(raw(version, "digits_resnet.filters.bn_scale.0"), version)
+
+    assert set(after["protocol"]) == {"one_shot"}
+    assert set(after["finetuning"]) == {""}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -148,8 +156,8 @@ def test_a_published_table_of_a_newer_version_is_refused_by_name(tmp_path):
     runs, results = RunStore(tmp_path / "runs"), ResultsStore(tmp_path / "results")
     save(runs, job_rows(key="1" * 64))
     _, jobs = results.write(runs.read("digits"))
-    jobs.write_text(jobs.read_text().replace(f"\n{SCHEMA_VERSION},", "\n4,"))
-    with pytest.raises(StoreError, match=r"`.*taylor\.jobs\.csv` has 4; use a newer release"):
+    jobs.write_text(jobs.read_text().replace(f"\n{SCHEMA_VERSION},", f"\n{SCHEMA_VERSION + 1},"))
+    with pytest.raises(StoreError, match=r"`.*taylor\.jobs\.csv` has 5; use a newer release"):
         results.read("digits")
 
 
@@ -162,7 +170,7 @@ def test_files_of_present_version_without_a_seal_are_read(tmp_path):
     plain = table.cast(
         pa.schema([pa.field(f.name, pa.string() if pa.types.is_dictionary(f.type) else f.type) for f in table.schema])
     )
-    pq.write_table(plain.replace_schema_metadata({"pruneboard_schema": "3"}), path, compression="zstd")
+    pq.write_table(plain.replace_schema_metadata({"pruneboard_schema": str(SCHEMA_VERSION)}), path, compression="zstd")
 
     assert read_seal(path) is None
     assert store.status(job_of(job_rows(key="1" * 64)), "1" * 64) == "ok"

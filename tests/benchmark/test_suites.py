@@ -5,6 +5,7 @@ import pytest
 
 from pruneboard.benchmark.errors import SuiteError, UnknownNameError
 from pruneboard.benchmark.ranking import n_removed
+from pruneboard.benchmark.schema import FineTuning
 from pruneboard.benchmark.suites import expand, load_published, load_suite, suite_names, suite_path
 
 DIGITS = suite_path("digits")
@@ -163,6 +164,67 @@ def test_every_suite_that_ships_loads():
         assert load_suite(suite_path(name)).name == name
 
 
+FINETUNING = """
+[protocol.finetuning]
+images = "shots"
+optimiser = "sgd"
+learning_rate = 0.01
+momentum = 0.9
+weight_decay = 0
+epochs = 2
+batch_size = 8
+batch_norms = "frozen"
+"""
+
+
+def finetuned(edited, old="", new=""):
+    text = f'name = "iterative_finetune"\nscope = "global"\n{FINETUNING}'
+    assert old in text
+    return edited('name = "one_shot"\nscope = "global"\n', text.replace(old, new, 1))
+
+
+def test_a_recipe_of_fine_tuning_decides_the_digest(edited):
+    suite = load_suite(finetuned(edited))
+    assert suite.finetuning == FineTuning(
+        images="shots",
+        optimiser="sgd",
+        learning_rate=0.01,
+        momentum=0.9,
+        weight_decay=0.0,
+        epochs=2,
+        batch_size=8,
+        batch_norms="frozen",
+    )
+    digests = {load_suite(finetuned(edited, "epochs = 2", f"epochs = {n}")).digest for n in (2, 3)}
+    digests |= {
+        load_suite(edited('name = "one_shot"', f'name = "{name}"')).digest for name in ("one_shot", "iterative")
+    }
+
+    assert len(digests) == 4
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('images = "shots"', 'images = "test"', "`protocol.finetuning.images` must be `shots` or `train`, got 'test'"),
+        ("epochs = 2", "epochs = 0", "`protocol.finetuning.epochs` must be a whole number of at least 1, got 0"),
+        ("epochs = 2", "epochs = 2.5", "must be a whole number of at least 1, got 2.5"),
+        ("epochs = 2", "epochs = true", "must be a whole number of at least 1, got True"),
+        ("learning_rate = 0.01", "learning_rate = 0", "must be a number above 0, got 0"),
+        ("learning_rate = 0.01", "learning_rate = nan", "must be a number above 0, got nan"),
+        ("momentum = 0.9", "momentum = 1.0", r"must be a number in \[0, 1\), got 1.0"),
+        ("weight_decay = 0", "weight_decay = -1", "must be a number of at least 0, got -1"),
+        ("batch_size = 8\n", "", "`protocol.finetuning` must be a table of exactly"),
+        ("batch_size = 8", "batch_size = 8\nwarm = 1", "`protocol.finetuning` must be a table of exactly"),
+        (FINETUNING, "", "`protocol.finetuning` must be a table of exactly .*, got None"),
+        ("iterative_finetune", "iterative", "`protocol.finetuning` must be left out, as the protocol does not train"),
+    ],
+)
+def test_bad_recipes_of_fine_tuning(edited, old, new, message):
+    with pytest.raises(SuiteError, match=message):
+        load_suite(finetuned(edited, old, new))
+
+
 def test_digest_follows_what_decides_a_result_and_nothing_else(edited):
     before = load_suite(DIGITS).digest
     for old, new in (
@@ -184,7 +246,7 @@ def test_digest_follows_what_decides_a_result_and_nothing_else(edited):
 
 def test_unknown_names_say_the_nearest():
     with pytest.raises(
-        UnknownNameError, match=r"there is no suite `digit`\. Did you mean `digits`\? Known: cifar10, dig"
+        UnknownNameError, match=r"there is no suite `digit`\. Did you mean `digits`\? Known: cifar10, .*digits"
     ):
         suite_path("digit")
     suite = load_suite(DIGITS)

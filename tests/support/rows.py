@@ -12,6 +12,7 @@ _JOB = Row(
     suite="digits",
     suite_version=1,
     suite_digest="5" * 64,
+    protocol="one_shot",
     dataset="digits",
     data_digest="d" * 64,
     model="digits_vgg",

@@ -53,13 +53,14 @@ def make_suite(name: str = "digits", **changes: Any) -> Suite:
 
 def job_values(suite: Suite, model: str, granularity: str, criterion: str, seed: int) -> dict[str, Any]:
     family, needs, source, _ = CRITERIA.get(criterion, ("gradient", "labels", "", 0.4))
-    values: dict[str, Any] = {column.name: None for column in COLUMNS}
+    values: dict[str, Any] = {column.name: "" if column.name == "finetuning" else None for column in COLUMNS}
     return values | {
         "schema_version": SCHEMA_VERSION,
         "key": digest([suite.name, model, granularity, criterion, seed]),
         "suite": suite.name,
         "suite_version": suite.version,
         "suite_digest": suite.digest,
+        "protocol": suite.protocol,
         "dataset": "digits",
         "data_digest": digest("data"),
         "model": model,
