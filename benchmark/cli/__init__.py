@@ -61,8 +61,19 @@ def run(
     tuned: Annotated[
         bool, typer.Option("--tuned", help="Run tuned criteria, with the parameters that `tune` chose before.")
     ] = False,
+    executor: Annotated[
+        Literal["local", "ray"], typer.Option(help="Where jobs run: on this machine, or on a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray cluster: HOST:PORT of its head, ray://HOST:PORT, or auto. Default: auto, the one of this machine."
+        ),
+    ] = None,
 ) -> None:
     """Run a suite's jobs; finished ones are kept and not repeated."""
+    if address is not None and executor != "ray":
+        raise PruneboardError(f"`--address` must come with `--executor ray`, got `{address}` alone; add that.")
     loaded = load_suite(suite_path(suite))
     if tuned:
         from pruneboard.benchmark.cli.tuning import run_tuned
@@ -71,13 +82,14 @@ def run(
     else:
         jobs = expand(loaded, models=model or (), criteria=criterion or ())
 
-    from pruneboard.benchmark.cli.running import RunOptions, run_jobs
+    from pruneboard.benchmark.cli.running import RunOptions, ray_options, run_jobs
 
     options = RunOptions(
         device=device,
         n_workers=workers,
         out=out,
         fresh=fresh,
+        cluster=ray_options(address or "auto", device, workers) if executor == "ray" else None,
     )
     summary = run_jobs(suite, jobs, options)
     if summary.interrupted:

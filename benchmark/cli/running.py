@@ -16,7 +16,15 @@ from pruneboard.benchmark.api import Model
 from pruneboard.benchmark.cli._console import make_console
 from pruneboard.benchmark.data import draw_reference
 from pruneboard.benchmark.errors import SuiteError
-from pruneboard.benchmark.executors import Event, Started, run_in_process, run_in_workers
+from pruneboard.benchmark.executors import (
+    Event,
+    RayOptions,
+    Started,
+    check_ray_options,
+    run_in_process,
+    run_in_workers,
+    run_on_ray,
+)
 from pruneboard.benchmark.provenance import resolve_device
 from pruneboard.benchmark.runner import Workbench
 from pruneboard.benchmark.schema import Job
@@ -33,12 +41,14 @@ class RunOptions:
         n_workers: worker processes, 0 for this process, None for one per core or per GPU.
         out: run folder.
         fresh: repeat finished jobs.
+        cluster: the Ray cluster that jobs run on; None runs them on this machine.
     """
 
     device: str
     n_workers: int | None
     out: Path
     fresh: bool
+    cluster: RayOptions | None = None
 
 
 @dataclass
@@ -61,6 +71,11 @@ class RunSummary:
         return len(self.failures)
 
 
+def ray_options(address: str, device: str, n_workers: int | None) -> RayOptions:
+    """Return how to run on a Ray cluster, with what happens to its nodes printed."""
+    return RayOptions(address=address, device=device, n_workers=n_workers, tell=make_console().print)
+
+
 def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions) -> RunSummary:
     """Run the jobs of one suite that are not done yet.
 
@@ -74,7 +89,10 @@ def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions) -> RunSummary:
     """
     console = make_console()
     suite = jobs[0].suite
-    device = resolve_device(options.device)
+    if options.cluster is not None:
+        check_ray_options(options.cluster)
+    # On a cluster, this machine only looks things up.
+    device = resolve_device("cpu" if options.cluster else options.device)
     bench, store = Workbench(device), RunStore(options.out)
     store.prepare()
     summary = RunSummary()
@@ -89,7 +107,7 @@ def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions) -> RunSummary:
     console.print(
         f"{suite.title}: {len(jobs)} jobs on {datasets}, {len(jobs) - len(todo)} done before, {len(todo)} to run."
     )
-    with _execute(todo, store, bench, options.n_workers) as events:
+    with _execute(todo, store, bench, options) as events:
         try:
             _follow(events, len(todo), summary, console)
         except KeyboardInterrupt:
@@ -132,12 +150,12 @@ def make_plugins_ready(jobs: Sequence[Job], console: Console) -> None:
 
 
 @contextlib.contextmanager
-def _execute(
-    jobs: Sequence[Job], store: RunStore, bench: Workbench, n_workers: int | None
-) -> Iterator[Iterator[Event]]:
+def _execute(jobs: Sequence[Job], store: RunStore, bench: Workbench, options: RunOptions) -> Iterator[Iterator[Event]]:
     """Start the jobs, and end their workers however the block is left."""
-    n_workers, n_threads = workers_and_threads(n_workers, bench.device)
-    if n_workers == 0 or not jobs:
+    n_workers, n_threads = workers_and_threads(options.n_workers, bench.device)
+    if jobs and options.cluster is not None:
+        events = run_on_ray(jobs, store, bench, options.cluster)
+    elif n_workers == 0 or not jobs:
         events = run_in_process(jobs, store, bench)
     else:
         events = run_in_workers(jobs, store, bench, n_workers=n_workers, n_threads=n_threads)

@@ -1,0 +1,358 @@
+"""The driver of a run on a Ray cluster: it gives jobs to workers, stores their rows, and outlives the loss of nodes."""
+
+import dataclasses
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+import ray.exceptions
+
+from pruneboard.benchmark import provenance
+from pruneboard.benchmark.errors import PruneboardError
+from pruneboard.benchmark.executors._events import Event, Finished, Started
+from pruneboard.benchmark.executors._ray import RayOptions
+from pruneboard.benchmark.executors._ray._cluster import Cluster, connected
+from pruneboard.benchmark.executors._ray._code import stage_code
+from pruneboard.benchmark.executors._ray._files import NeededFile, needed_files
+from pruneboard.benchmark.executors._ray._queue import JobQueue
+from pruneboard.benchmark.executors._ray._worker import Chunks, Greeting, Outcome, Worker
+from pruneboard.benchmark.runner import Workbench, make_row
+from pruneboard.benchmark.schema import Job, Row
+from pruneboard.benchmark.store import RunStore
+from pruneboard.benchmark.workers import Affinity
+
+MOST_ATTEMPTS = 3
+"""How often a job is begun whose worker is lost each time."""
+
+_MOST_STARTS = 3
+"""Workers that may be lost on a node, one after the other, before any of them came up."""
+
+_WAIT_SECONDS = 1.0
+_LOOK_SECONDS = 2.0
+_GREETING_SECONDS = 30.0
+"""How long the first job waits for all nodes to say that they can be used."""
+
+_CHUNK = 32 * 2**20
+
+# The libraries whose versions are in every row, but for Python's: Ray itself refuses nodes of another one.
+_LIBRARIES = ("torch", "timm", "zennit")
+
+State = Literal["greeting", "preparing", "idle", "working"]
+
+
+class _UnusableNodeError(PruneboardError):
+    """A node cannot run jobs of this process; its message says why."""
+
+
+class _LostError(PruneboardError):
+    """A worker is gone; its message says how."""
+
+
+def run(jobs: Sequence[Job], store: RunStore, bench: Workbench, options: RayOptions) -> Iterator[Event]:
+    """Run jobs on a cluster; see `run_on_ray`."""
+    with tempfile.TemporaryDirectory(prefix="pruneboard-") as folder:
+        package, code = stage_code(Path(folder))
+        with connected(options.address, package) as cluster:
+            yield from _Run(jobs, store, bench, options, cluster, code).events()
+
+
+@dataclass
+class _Slot:
+    """A worker of the run.
+
+    Attributes:
+        node: Ray's name of its node.
+        actor: its handle.
+        state: what it does.
+        reply: what it will answer; None when it is idle.
+        greeting: what it said of itself, once it did.
+        job: what it works on, while it does.
+        affinity: that of its present or else previous job; empty before the first.
+        since: when it was given the job, by the monotonic clock.
+    """
+
+    node: str
+    actor: Any
+    state: State
+    reply: "ray.ObjectRef[Any] | None"
+    greeting: Greeting | None = None
+    job: Job | None = None
+    affinity: Affinity = ()
+    since: float = 0.0
+
+    @property
+    def host(self) -> str:
+        """Its machine, for people."""
+        return self.greeting.host if self.greeting else self.node[:8]
+
+
+class _Run:
+    """The state of a run.
+
+    Args:
+        jobs: what is to be run.
+        store: where rows go.
+        bench: where this process looks up data sets and keys.
+        options: how to run.
+        cluster: where to.
+        code: digest of the code that workers must run.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        store: RunStore,
+        bench: Workbench,
+        options: RayOptions,
+        cluster: Cluster,
+        code: str,
+    ) -> None:
+        self._store, self._bench, self._options, self._cluster, self._code = store, bench, options, cluster, code
+        self._queue = JobQueue(jobs, store)
+        self._files = needed_files(jobs, bench)
+        self._sent: dict[NeededFile, Chunks] = {}
+        self._slots: list[_Slot] = []
+        self._losses: Counter[Job] = Counter()
+        self._start_losses: Counter[str] = Counter()
+        self._unusable: dict[str, str] = {}
+        self._device = options.device
+        if self._device == "auto":
+            self._device = "cuda" if cluster.offers_gpus else "cpu"
+        self._needs = {"CPU": options.n_threads, **({"GPU": 1} if self._device == "cuda" else {})}
+        self._looked = -_LOOK_SECONDS
+        self._greeted_by = time.monotonic() + _GREETING_SECONDS
+        self._is_begun = False
+        self._told_idle = False
+
+    def events(self) -> Iterator[Event]:
+        """Run the jobs."""
+        if not self._cluster.slots(self._needs):
+            wanted = " and ".join(f"{amount} {name}" for name, amount in self._needs.items())
+            raise PruneboardError(
+                f"the Ray cluster must have a node with {wanted} for a job, but it has none; add one, or choose "
+                "another `--device`."
+            )
+        try:
+            while self._queue or any(slot.job for slot in self._slots):
+                self._look_for_nodes()
+                yield from self._give()
+                yield from self._take()
+        finally:
+            if self._cluster_answers():
+                for slot in self._slots:
+                    ray.kill(slot.actor)
+
+    def _cluster_answers(self) -> bool:
+        try:
+            return self._cluster.is_reachable()
+        except PruneboardError:
+            return False
+
+    def _look_for_nodes(self) -> None:
+        """Start workers where there is room, as far as there are jobs for them."""
+        if time.monotonic() - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        if not self._cluster.is_reachable():
+            return
+        room = {n: k for n, k in self._cluster.slots(self._needs).items() if n not in self._unusable}
+        if not room and not self._slots and self._unusable:
+            raise PruneboardError(next(iter(self._unusable.values())))
+        if not room and not self._told_idle:
+            self._options.tell("No node is left that jobs can run on; the run goes on when one joins the cluster.")
+        self._told_idle = not room
+        for slot in self._slots:
+            if slot.node in room:
+                room[slot.node] -= 1
+        # An idle worker takes a job before any other would come up.
+        n_jobs = len(self._queue) + sum(slot.job is not None for slot in self._slots)
+        most = min(n_jobs, self._options.n_workers or n_jobs)
+        while len(self._slots) < most and room and max(room.values()) > 0:
+            node = max(room, key=room.__getitem__)
+            room[node] -= 1
+            actor = self._cluster.start(Worker, (self._device, self._options.n_threads, self._files), self._needs, node)
+            self._slots.append(_Slot(node, actor, "greeting", actor.greet.remote()))
+
+    def _give(self) -> Iterator[Event]:
+        """Give jobs to idle workers."""
+        if not self._is_begun:
+            # A node that cannot be used is named before anything was run.
+            waited_for = any(slot.state == "greeting" for slot in self._slots)
+            if waited_for and time.monotonic() < self._greeted_by:
+                return
+            self._is_begun = any(slot.state == "idle" for slot in self._slots)
+        for slot in self._slots:
+            if slot.state == "idle" and self._queue:
+                others = [other.affinity for other in self._slots if other is not slot]
+                slot.job, slot.affinity = self._queue.take(slot.affinity, others)
+                slot.state, slot.since = "working", time.monotonic()
+                slot.reply = slot.actor.run.remote(slot.job)
+                yield Started(job=slot.job)
+
+    def _take(self) -> Iterator[Event]:
+        """Take what workers answer, and end those that take too long."""
+        replies = {slot.reply: slot for slot in self._slots if slot.reply is not None}
+        if not replies:
+            time.sleep(_WAIT_SECONDS)
+            return
+        ready, _ = ray.wait(list(replies), num_returns=1, timeout=_WAIT_SECONDS)
+        if ready:
+            ready, _ = ray.wait(list(replies), num_returns=len(replies), timeout=0)
+        for reply in ready:
+            slot = replies[reply]
+            try:
+                answer = _value_of(reply)
+                if isinstance(answer, Greeting):
+                    self._check(answer)
+            except _LostError as loss:
+                yield from self._lost(slot, str(loss))
+            except PruneboardError as error:
+                if slot.job is not None:
+                    raise
+                self._leave_out(slot, str(error))
+            else:
+                yield from self._answered(slot, answer)
+        limit = self._options.time_limit
+        for slot in list(self._slots):
+            if limit is not None and slot.state == "working" and time.monotonic() - slot.since > limit:
+                job = self._end(slot)
+                if job is not None:
+                    yield self._failed(job, slot, f"the job ran longer than the time limit of {limit:g} s")
+
+    def _answered(self, slot: _Slot, answer: Any) -> Iterator[Event]:
+        """Go on with a worker that has done what it was asked to."""
+        slot.reply = None
+        if slot.state == "greeting":
+            slot.greeting = answer
+            slot.state = "preparing"
+            slot.reply = slot.actor.prepare.remote({file: self._chunks(file) for file in answer.lacking})
+        elif slot.state == "preparing":
+            slot.state = "idle"
+            self._start_losses[slot.node] = 0
+            if answer:
+                size = sum(file.n_bytes for file in answer)
+                self._options.tell(f"{slot.host} ({slot.node[:8]}) received {len(answer)} files, {size / 1e6:.1f} MB.")
+        elif slot.job is not None:
+            yield self._store_rows(slot, answer)
+
+    def _store_rows(self, slot: _Slot, outcome: Outcome) -> Finished:
+        job, slot.job, slot.state = slot.job, None, "idle"
+        if job is None:
+            raise PruneboardError("a worker must answer for its own job only, but it had none; run again.")
+        self._store.save(job, outcome.rows)
+        if outcome.tainted:
+            self._end(slot)
+        return Finished(job=job, status=outcome.rows[0].status, reason=outcome.rows[0].reason, tainted=outcome.tainted)
+
+    def _check(self, greeting: Greeting) -> None:
+        """Raise unless a worker will compute what this process would."""
+        own = provenance.versions()
+        for library in _LIBRARIES:
+            # What follows the plus names how a release was built, such as for which GPUs.
+            have, must = (versions[library].partition("+")[0] for versions in (greeting.versions, own))
+            if have != must:
+                raise _UnusableNodeError(
+                    f"every node must have {library} {must} as this machine has, but {greeting.host} has {have}; "
+                    "install the same releases everywhere."
+                )
+        if greeting.code != self._code:
+            raise _UnusableNodeError(
+                f"{greeting.host} must run the code that was sent to it, but it imports another `pruneboard` first; "
+                "remove that from its `PYTHONPATH`."
+            )
+
+    def _chunks(self, file: NeededFile) -> Chunks:
+        """Return the content of a file in the cluster's store of objects, where it stays until the run ends."""
+        if file not in self._sent:
+            with file.path.open("rb") as content:
+                self._sent[file] = [ray.put(chunk) for chunk in iter(lambda: content.read(_CHUNK), b"")]
+        return self._sent[file]
+
+    def _lost(self, slot: _Slot, how: str) -> Iterator[Event]:
+        """Replace a worker that is gone, and give its job out again, unless that was its last attempt."""
+        job = self._end(slot)
+        if job is None:
+            self._start_losses[slot.node] += 1
+            if self._start_losses[slot.node] >= _MOST_STARTS:
+                self._leave_out(slot, f"a worker on {slot.host} must come up, but {_MOST_STARTS} did not: {how}")
+            return
+        self._losses[job] += 1
+        if self._losses[job] < MOST_ATTEMPTS:
+            self._options.tell(f"{job} is run again: {how}")
+            self._queue.put_back(job)
+        else:
+            reason = f"its worker process or node was lost {MOST_ATTEMPTS} times while it ran; at last: {how}"
+            yield self._failed(job, slot, reason)
+
+    def _leave_out(self, slot: _Slot, why: str) -> None:
+        """Give nothing more to a node.
+
+        Raises:
+            PruneboardError: no job has been given out yet.
+        """
+        if not self._is_begun:
+            raise PruneboardError(why)
+        self._unusable[slot.node] = why
+        for other in [other for other in self._slots if other.node == slot.node and other.job is None]:
+            self._end(other)
+        self._options.tell(f"A node is left out: {why}")
+
+    def _end(self, slot: _Slot) -> Job | None:
+        """End a worker, and return the job that it leaves."""
+        if slot in self._slots:
+            self._slots.remove(slot)
+            ray.kill(slot.actor)
+        self._looked = -_LOOK_SECONDS
+        job, slot.job = slot.job, None
+        return job
+
+    def _failed(self, job: Job, slot: _Slot, reason: str) -> Finished:
+        row: Row = make_row(job, self._bench, status="failed", reason=reason, seconds=None)
+        device = slot.greeting.device if slot.greeting else self._device
+        self._store.save(job, [dataclasses.replace(row, device=device, threads=self._options.n_threads)])
+        return Finished(job=job, status="failed", reason=reason)
+
+
+def _value_of(reply: "ray.ObjectRef[Any]") -> Any:
+    """Return what a worker answered.
+
+    Raises:
+        _LostError: it is gone.
+        _UnusableNodeError: it could not come up.
+        PruneboardError: it met something that no other job could mend.
+    """
+    try:
+        return ray.get(reply)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, PruneboardError):
+            raise error.cause from error
+        raise PruneboardError(f"a worker met an error that it should not: {_last_line(error)}") from error
+    except ray.exceptions.RuntimeEnvSetupError as error:
+        raise _UnusableNodeError(f"a node must be able to receive the code, but {_last_line(error)}") from error
+    except ray.exceptions.RayActorError as error:
+        if error.actor_init_failed:
+            raise _UnusableNodeError(
+                f"every node must have what pruneboard needs, but on one a worker could not be made: "
+                f"{_last_line(error)}; install the same packages everywhere."
+            ) from error
+        raise _LostError(_how_it_died(str(error))) from error
+    except ray.exceptions.RayError as error:
+        raise _LostError(_how_it_died(str(error))) from error
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:500] if lines else type(error).__name__
+
+
+def _how_it_died(text: str) -> str:
+    """Return what Ray says of a loss, without the names of its objects and its advice."""
+    said = next(
+        (line for line in text.splitlines() if line.startswith(("The actor is dead because", "The actor is"))), ""
+    )
+    return " ".join((said or text).split()).partition(" Some common causes")[0][:300]

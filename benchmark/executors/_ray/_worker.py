@@ -1,0 +1,103 @@
+"""What runs on the nodes: an actor that holds a workbench and runs one job after the other."""
+
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import ray
+import torch
+
+from pruneboard.benchmark import provenance
+from pruneboard.benchmark.executors._ray._code import running_digest
+from pruneboard.benchmark.executors._ray._files import NeededFile, NodeFiles
+from pruneboard.benchmark.runner import Workbench, run_job
+from pruneboard.benchmark.schema import Job, Row
+
+Chunks = Sequence["ray.ObjectRef[bytes]"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Greeting:
+    """What a worker says of itself and its node when it comes up.
+
+    Attributes:
+        node_id: Ray's name of the node.
+        host: name of the machine.
+        code: digest of the code that it runs.
+        versions: of Python and of the libraries that decide numbers.
+        device: what it runs networks on, by name of the hardware.
+        lacking: needed files that its node has not got.
+    """
+
+    node_id: str
+    host: str
+    code: str
+    versions: Mapping[str, str]
+    device: str
+    lacking: tuple[NeededFile, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job.
+
+    Attributes:
+        rows: its rows.
+        tainted: whether a plugin changed the process, so that no further job must run in it.
+    """
+
+    rows: list[Row]
+    tainted: bool
+
+
+class Worker:
+    """Runs jobs in a process of a node; its methods are called one after the other, in the order below.
+
+    Args:
+        device: `cpu`, or `cuda` for the GPU that Ray gave it.
+        n_threads: CPU threads.
+        needed: files that jobs need.
+    """
+
+    def __init__(self, device: str, n_threads: int, needed: tuple[NeededFile, ...]) -> None:
+        torch.set_num_threads(n_threads)
+        self._device = torch.device(device)
+        self._files = NodeFiles(needed)
+        self._bench: Workbench | None = None
+
+    def greet(self) -> Greeting:
+        """Say what the driver has to know before it gives jobs.
+
+        Raises:
+            AssetError: the cache of the node cannot be written to.
+        """
+        return Greeting(
+            node_id=ray.get_runtime_context().get_node_id(),
+            host=socket.gethostname(),
+            code=running_digest(),
+            versions=provenance.versions(),
+            device=provenance.device_name(self._device),
+            lacking=tuple(self._files.link()),
+        )
+
+    def prepare(self, sent: Mapping[NeededFile, Chunks]) -> list[NeededFile]:
+        """Receive what the node lacked, and return what none of its other workers received before.
+
+        Raises:
+            AssetError: a file cannot be received.
+        """
+        received = [
+            file for file, chunks in sent.items() if self._files.receive(file, (ray.get(chunk) for chunk in chunks))
+        ]
+        self._files.use()
+        self._bench = Workbench(self._device)
+        return received
+
+    def run(self, job: Job) -> Outcome:
+        """Run a job.
+
+        Raises:
+            PruneboardError: it met something that no other job could mend.
+        """
+        bench = self._bench or Workbench(self._device)
+        return Outcome(run_job(job, bench), bench.tainted)
