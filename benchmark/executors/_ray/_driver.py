@@ -208,7 +208,7 @@ class _Run:
             try:
                 answer = _value_of(reply)
                 if isinstance(answer, Greeting):
-                    self._check(answer)
+                    check_greeting(answer, self._code)
             except _LostError as loss:
                 yield from self._lost(slot, str(loss))
             except PruneboardError as error:
@@ -248,23 +248,6 @@ class _Run:
         if outcome.tainted:
             self._end(slot)
         return Finished(job=job, status=outcome.rows[0].status, reason=outcome.rows[0].reason, tainted=outcome.tainted)
-
-    def _check(self, greeting: Greeting) -> None:
-        """Raise unless a worker will compute what this process would."""
-        own = provenance.versions()
-        for library in _LIBRARIES:
-            # What follows the plus names how a release was built, such as for which GPUs.
-            have, must = (versions[library].partition("+")[0] for versions in (greeting.versions, own))
-            if have != must:
-                raise _UnusableNodeError(
-                    f"every node must have {library} {must} as this machine has, but {greeting.host} has {have}; "
-                    "install the same releases everywhere."
-                )
-        if greeting.code != self._code:
-            raise _UnusableNodeError(
-                f"{greeting.host} must run the code that was sent to it, but it imports another `pruneboard` first; "
-                "remove that from its `PYTHONPATH`."
-            )
 
     def _chunks(self, file: NeededFile) -> Chunks:
         """Return the content of a file in the cluster's store of objects, where it stays until the run ends."""
@@ -316,6 +299,32 @@ class _Run:
         device = slot.greeting.device if slot.greeting else self._device
         self._store.save(job, [dataclasses.replace(row, device=device, threads=self._options.n_threads)])
         return Finished(job=job, status="failed", reason=reason)
+
+
+def check_greeting(greeting: Greeting, code: str) -> None:
+    """Raise unless a worker will compute what this process would.
+
+    Args:
+        greeting: what it said.
+        code: digest of the code that was sent to it.
+
+    Raises:
+        PruneboardError: it has another release of a library, or runs other code.
+    """
+    own = provenance.versions()
+    for library in _LIBRARIES:
+        # What follows the plus names how a release was built, such as for which GPUs.
+        have, must = (versions[library].partition("+")[0] for versions in (greeting.versions, own))
+        if have != must:
+            raise _UnusableNodeError(
+                f"every node must have {library} {must} as this machine has, but {greeting.host} has {have}; install "
+                "the same releases everywhere."
+            )
+    if greeting.code != code:
+        raise _UnusableNodeError(
+            f"{greeting.host} must run the code that was sent to it, but it imports another `pruneboard` first; remove "
+            "that from its `PYTHONPATH`."
+        )
 
 
 def _value_of(reply: "ray.ObjectRef[Any]") -> Any:
