@@ -68,16 +68,15 @@ def on(cluster):
 
 
 def write_images(folder):
-    """Write some of the digits as a data set of image files, in which one class has no image."""
+    """Write some of the digits as a data set of image files."""
     pixels, labels = load_digits(return_X_y=True)
     for split in ("train", "test"):
         for label in range(10):
-            (folder / split / f"class{label + (label > 4)}").mkdir(parents=True)
+            (folder / split / f"class{label}").mkdir(parents=True)
             for number, row in enumerate((labels == label).nonzero()[0][:12]):
                 if (number % 3 == 0) == (split == "test"):
                     image = Image.fromarray((pixels[row] * 255 / 16).astype("uint8").reshape(8, 8))
-                    image.save(folder / split / f"class{label + (label > 4)}" / f"{number}.png")
-        (folder / split / "class5").mkdir()
+                    image.save(folder / split / f"class{label}" / f"{number}.png")
 
 
 # --- the cluster as it should be
@@ -90,9 +89,8 @@ def test_a_run_on_two_nodes_has_the_rows_of_a_local_one(cluster, second_node, tm
     write_suite(
         tmp_path,
         models={"digits_vgg": ["filters"], "digits_vit": ["heads"]},
-        criteria=["random", "magnitude", "taylor", "bn_scale", "tunable", "bad_raises"],
+        criteria=["random", "taylor", "bn_scale", "tunable", "bad_raises"],
         datasets=["drawn"],
-        seeds=[0, 1],
     )
     extra = {"PYTHONPATH": str(PLUGINS), "PRUNEBOARD_DATA": str(tmp_path / "data")}
     done = pruneboard("run", "small.toml", *on(cluster), cwd=tmp_path, env=extra)
@@ -102,13 +100,13 @@ def test_a_run_on_two_nodes_has_the_rows_of_a_local_one(cluster, second_node, tm
 
     assert together.equals(expected)
     assert set(expected["status"]) == {"ok", "unsupported", "failed"}
-    assert expected["top1"].max() > 0.2
+    assert expected["top1"].max() > 0.9
     assert (together["commit"].iloc[0], together["clean"].iloc[0]) == (origin().commit, origin().clean)
-    assert "24 jobs on drawn, 0 done before, 24 to run" in done.stdout
+    assert "10 jobs on drawn, 0 done before, 10 to run" in done.stdout
     files = {len(list((node.cache / "ray" / "files").glob("[!.]*"))) for node in (cluster.head, second_node)}
     assert files == {len({p.read_bytes() for p in (tmp_path / "data").rglob("*.png")}) + 2}
     again = pruneboard_here("run", "small.toml", *on(cluster), "--criterion", "taylor", cwd=tmp_path, env=extra)
-    assert "4 done before, 0 to run" in again.stdout
+    assert "2 done before, 0 to run" in again.stdout
 
 
 @needs_ray
@@ -129,12 +127,9 @@ def test_the_whole_suite_of_digits_gives_the_table_of_a_local_run(cluster, secon
 
 
 @needs_ray
-def test_a_killed_worker_costs_nothing_and_a_job_that_kills_its_own_is_given_up(cluster, second_node, tmp_path):
-    write_suite(tmp_path, models=SMALL, criteria=["integrated_gradients", "bad_killed"], seeds=list(range(6)))
-    options = ("--criterion", "integrated_gradients")
-    process = start_pruneboard(
-        "run", "small.toml", *on(cluster), *options, cwd=tmp_path, env={"PYTHONPATH": str(PLUGINS)}
-    )
+def test_the_job_of_a_killed_worker_is_run_again(cluster, second_node, tmp_path):
+    write_suite(tmp_path, models=SMALL, criteria=["integrated_gradients"], seeds=list(range(6)))
+    process = start_pruneboard("run", "small.toml", *on(cluster), cwd=tmp_path)
     wait_until(lambda: finished_in(tmp_path))
     (victim,) = second_node.workers()
     os.kill(victim, signal.SIGKILL)
@@ -147,6 +142,7 @@ def test_a_killed_worker_costs_nothing_and_a_job_that_kills_its_own_is_given_up(
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_job_that_ends_its_own_process_or_takes_too_long_is_a_row_with_the_reason(cluster, second_node, tmp_path):
     write_suite(tmp_path, models=SMALL, criteria=["bad_killed", "bad_forks", "bad_slow", "bad_patches", "magnitude"])
     code = f"""
@@ -155,7 +151,7 @@ from pruneboard.benchmark.cli.running import RunOptions, run_jobs
 from pruneboard.benchmark.executors import RayOptions
 from pruneboard.benchmark.suites import expand, load_suite
 
-cluster = RayOptions(address="{cluster.address}", time_limit=3, tell=print)
+cluster = RayOptions(address="{cluster.address}", time_limit=5, tell=print)
 options = RunOptions(device="auto", n_workers=None, out=Path("runs"), fresh=False, cluster=cluster)
 run_jobs("small.toml", expand(load_suite(Path("small.toml"))), options)
 """
@@ -173,7 +169,7 @@ run_jobs("small.toml", expand(load_suite(Path("small.toml"))), options)
     lost = "its worker process or node was lost 3 times while it ran; at last: The actor is dead because its worker"
     assert rows.loc["bad_killed", "reason"].startswith(lost)
     assert rows.loc["bad_forks", "reason"].startswith(lost)
-    assert rows.loc["bad_slow", "reason"] == "the job ran longer than the time limit of 3 s"
+    assert rows.loc["bad_slow", "reason"] == "the job ran longer than the time limit of 5 s"
     assert "now gives other logits" in rows.loc["bad_patches", "reason"]
     assert rows.loc["magnitude", "top1"] == rows["top1"].max() >= 0.97
     # Neither the time limit nor the death of its parent leaves a process that a plugin started.
@@ -383,11 +379,13 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch, sent_fil
 
 def test_a_copy_of_the_needed_files_is_the_same_data_and_nothing_else_is_found(tmp_path, monkeypatch):
     write_images(tmp_path / "data" / "drawn")
+    for split in ("train", "test"):
+        (tmp_path / "data" / "drawn" / split / "class4a_without_images").mkdir()
     monkeypatch.setenv("PRUNEBOARD_DATA", str(tmp_path / "data"))
     suite = load_suite(write_suite(tmp_path, models=SMALL, criteria=["random"], datasets=["drawn", "digits"]))
     jobs, bench = expand(suite), Workbench(torch.device("cpu"))
     files, classes = needed_files(jobs, bench), bench.dataset(jobs[0]).classes
-    assert {file.place for file in files if not file.sha256} >= {"datasets/drawn/train/class5"}
+    assert {file.place for file in files if not file.sha256} >= {"datasets/drawn/train/class4a_without_images"}
     monkeypatch.setenv("PRUNEBOARD_CACHE", str(tmp_path / "node"))
     monkeypatch.delenv("PRUNEBOARD_DATA")
     node = NodeFiles(files)

@@ -18,9 +18,10 @@ from pruneboard.benchmark.executors._events import Event, Finished, Started
 from pruneboard.benchmark.executors._ray import RayOptions
 from pruneboard.benchmark.executors._ray._cluster import Cluster, connected
 from pruneboard.benchmark.executors._ray._code import stage_code
-from pruneboard.benchmark.executors._ray._files import NeededFile, needed_files
+from pruneboard.benchmark.executors._ray._files import needed_files
+from pruneboard.benchmark.executors._ray._parcels import Outbox
 from pruneboard.benchmark.executors._ray._queue import JobQueue
-from pruneboard.benchmark.executors._ray._worker import Chunks, Greeting, Outcome, Worker
+from pruneboard.benchmark.executors._ray._worker import Greeting, Outcome, Worker
 from pruneboard.benchmark.runner import Workbench, make_row
 from pruneboard.benchmark.schema import Job, Row
 from pruneboard.benchmark.store import RunStore
@@ -34,10 +35,8 @@ _MOST_STARTS = 3
 
 _WAIT_SECONDS = 1.0
 _LOOK_SECONDS = 2.0
-_GREETING_SECONDS = 30.0
-"""How long the first job waits for all nodes to say that they can be used."""
-
-_CHUNK = 32 * 2**20
+_READY_SECONDS = 30.0
+"""How long the first job waits for all workers to come up."""
 
 # The libraries whose versions are in every row, but for Python's: Ray itself refuses nodes of another one.
 _LIBRARIES = ("torch", "timm", "zennit")
@@ -115,7 +114,7 @@ class _Run:
         self._store, self._bench, self._options, self._cluster, self._code = store, bench, options, cluster, code
         self._queue = JobQueue(jobs, store)
         self._files = needed_files(jobs, bench)
-        self._sent: dict[NeededFile, Chunks] = {}
+        self._outbox = Outbox()
         self._slots: list[_Slot] = []
         self._losses: Counter[Job] = Counter()
         self._start_losses: Counter[str] = Counter()
@@ -125,7 +124,7 @@ class _Run:
             self._device = "cuda" if cluster.offers_gpus else "cpu"
         self._needs = {"CPU": options.n_threads, **({"GPU": 1} if self._device == "cuda" else {})}
         self._looked = -_LOOK_SECONDS
-        self._greeted_by = time.monotonic() + _GREETING_SECONDS
+        self._ready_by = time.monotonic() + _READY_SECONDS
         self._is_begun = False
         self._told_idle = False
 
@@ -182,8 +181,8 @@ class _Run:
         """Give jobs to idle workers."""
         if not self._is_begun:
             # A node that cannot be used is named before anything was run.
-            waited_for = any(slot.state == "greeting" for slot in self._slots)
-            if waited_for and time.monotonic() < self._greeted_by:
+            waited_for = any(slot.state in ("greeting", "preparing") for slot in self._slots)
+            if waited_for and time.monotonic() < self._ready_by:
                 return
             self._is_begun = any(slot.state == "idle" for slot in self._slots)
         for slot in self._slots:
@@ -230,7 +229,7 @@ class _Run:
         if slot.state == "greeting":
             slot.greeting = answer
             slot.state = "preparing"
-            slot.reply = slot.actor.prepare.remote({file: self._chunks(file) for file in answer.lacking})
+            slot.reply = slot.actor.prepare.remote(self._outbox.put(answer.lacking))
         elif slot.state == "preparing":
             slot.state = "idle"
             self._start_losses[slot.node] = 0
@@ -248,13 +247,6 @@ class _Run:
         if outcome.tainted:
             self._end(slot)
         return Finished(job=job, status=outcome.rows[0].status, reason=outcome.rows[0].reason, tainted=outcome.tainted)
-
-    def _chunks(self, file: NeededFile) -> Chunks:
-        """Return the content of a file in the cluster's store of objects, where it stays until the run ends."""
-        if file not in self._sent:
-            with file.path.open("rb") as content:
-                self._sent[file] = [ray.put(chunk) for chunk in iter(lambda: content.read(_CHUNK), b"")]
-        return self._sent[file]
 
     def _lost(self, slot: _Slot, how: str) -> Iterator[Event]:
         """Replace a worker that is gone, and give its job out again, unless that was its last attempt."""

@@ -1,8 +1,12 @@
 """What runs on the nodes: an actor that holds a workbench and runs one job after the other."""
 
+import contextlib
+import functools
+import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
 import torch
@@ -10,10 +14,9 @@ import torch
 from pruneboard.benchmark import provenance
 from pruneboard.benchmark.executors._ray._code import running_digest
 from pruneboard.benchmark.executors._ray._files import NeededFile, NodeFiles
+from pruneboard.benchmark.executors._ray._parcels import Piece, contents
 from pruneboard.benchmark.runner import Workbench, run_job
 from pruneboard.benchmark.schema import Job, Row
-
-Chunks = Sequence["ray.ObjectRef[bytes]"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,7 @@ class Worker:
 
     def __init__(self, device: str, n_threads: int, needed: tuple[NeededFile, ...]) -> None:
         torch.set_num_threads(n_threads)
+        os.register_at_fork(after_in_child=functools.partial(_close, _open_sockets()))
         self._device = torch.device(device)
         self._files = NodeFiles(needed)
         self._bench: Workbench | None = None
@@ -80,15 +84,13 @@ class Worker:
             lacking=tuple(self._files.link()),
         )
 
-    def prepare(self, sent: Mapping[NeededFile, Chunks]) -> list[NeededFile]:
+    def prepare(self, sent: Mapping[NeededFile, Sequence[Piece]]) -> list[NeededFile]:
         """Receive what the node lacked, and return what none of its other workers received before.
 
         Raises:
             AssetError: a file cannot be received.
         """
-        received = [
-            file for file, chunks in sent.items() if self._files.receive(file, (ray.get(chunk) for chunk in chunks))
-        ]
+        received = [file for file, pieces in sent.items() if self._files.receive(file, contents(pieces))]
         self._files.use()
         self._bench = Workbench(self._device)
         return received
@@ -101,3 +103,22 @@ class Worker:
         """
         bench = self._bench or Workbench(self._device)
         return Outcome(run_job(job, bench), bench.tainted)
+
+
+def _open_sockets() -> list[int]:
+    """Return the sockets that this process holds."""
+    found = []
+    with contextlib.suppress(OSError):
+        for entry in Path("/proc/self/fd").iterdir():
+            # The listing's own descriptor is closed by now.
+            with contextlib.suppress(OSError):
+                if str(entry.readlink()).startswith("socket:"):
+                    found.append(int(entry.name))
+    return found
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    """Close Ray's connections in a child that a plugin forks, or Ray takes its parent for alive as long as it lives."""
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
