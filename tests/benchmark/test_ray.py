@@ -112,10 +112,10 @@ def test_a_run_on_two_nodes_has_the_rows_of_a_local_one(cluster, second_node, tm
 @needs_ray
 @pytest.mark.slow
 def test_the_whole_suite_of_digits_gives_the_table_of_a_local_run(cluster, second_node, tmp_path):
-    done = pruneboard("run", "digits", *on(cluster), cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    alone = pruneboard("run", "digits", "--workers", 2, "--out", "alone", cwd=tmp_path)
-    assert alone.returncode == 0, alone.stdout + alone.stderr
+    for options in (on(cluster), ("--workers", 2, "--out", "alone")):
+        process = start_pruneboard("run", "digits", *options, cwd=tmp_path)
+        printed, errors = process.communicate(timeout=1800)
+        assert process.returncode == 0, printed + errors
     together, expected = (rows_in(tmp_path / folder, "digits") for folder in ("runs", "alone"))
     assert together.drop(columns=TIMES).equals(expected.drop(columns=TIMES))
     tables = [pruneboard_here("table", "digits", "--runs", folder, cwd=tmp_path).stdout for folder in ("runs", "alone")]

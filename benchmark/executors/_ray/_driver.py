@@ -1,5 +1,6 @@
 """The driver of a run on a Ray cluster: it gives jobs to workers, stores their rows, and outlives the loss of nodes."""
 
+import contextlib
 import dataclasses
 import tempfile
 import time
@@ -116,6 +117,7 @@ class _Run:
         self._files = needed_files(jobs, bench)
         self._outbox = Outbox()
         self._slots: list[_Slot] = []
+        self._ended: list[Any] = []
         self._losses: Counter[Job] = Counter()
         self._start_losses: Counter[str] = Counter()
         self._unusable: dict[str, str] = {}
@@ -142,15 +144,16 @@ class _Run:
                 yield from self._give()
                 yield from self._take()
         finally:
-            if self._cluster_answers():
-                for slot in self._slots:
-                    ray.kill(slot.actor)
+            for slot in list(self._slots):
+                self._end(slot)
+            # Workers of a cluster that cannot be reached any more are ended by Ray, as those of a driver that dies.
+            with contextlib.suppress(PruneboardError):
+                if self._cluster.is_reachable():
+                    self._kill_ended()
 
-    def _cluster_answers(self) -> bool:
-        try:
-            return self._cluster.is_reachable()
-        except PruneboardError:
-            return False
+    def _kill_ended(self) -> None:
+        while self._ended:
+            ray.kill(self._ended.pop())
 
     def _look_for_nodes(self) -> None:
         """Start workers where there is room, as far as there are jobs for them."""
@@ -159,6 +162,7 @@ class _Run:
         self._looked = time.monotonic()
         if not self._cluster.is_reachable():
             return
+        self._kill_ended()
         room = {n: k for n, k in self._cluster.slots(self._needs).items() if n not in self._unusable}
         if not room and not self._slots and self._unusable:
             raise PruneboardError(next(iter(self._unusable.values())))
@@ -185,13 +189,17 @@ class _Run:
             if waited_for and time.monotonic() < self._ready_by:
                 return
             self._is_begun = any(slot.state == "idle" for slot in self._slots)
-        for slot in self._slots:
-            if slot.state == "idle" and self._queue:
+        for slot in [slot for slot in self._slots if slot.state == "idle"]:
+            if not self._queue:
+                # Others may use its CPUs; a job that is lost meanwhile gets a new worker.
+                self._end(slot)
+            else:
                 others = [other.affinity for other in self._slots if other is not slot]
                 slot.job, slot.affinity = self._queue.take(slot.affinity, others)
                 slot.state, slot.since = "working", time.monotonic()
                 slot.reply = slot.actor.run.remote(slot.job)
-                yield Started(job=slot.job)
+                if not self._losses[slot.job]:
+                    yield Started(job=slot.job)
 
     def _take(self) -> Iterator[Event]:
         """Take what workers answer, and end those that take too long."""
@@ -213,6 +221,7 @@ class _Run:
             except PruneboardError as error:
                 if slot.job is not None:
                     raise
+                self._end(slot)
                 self._leave_out(slot, str(error))
             else:
                 yield from self._answered(slot, answer)
@@ -265,23 +274,21 @@ class _Run:
             yield self._failed(job, slot, reason)
 
     def _leave_out(self, slot: _Slot, why: str) -> None:
-        """Give nothing more to a node.
+        """Start no further worker on the node of one that did not come up.
 
         Raises:
             PruneboardError: no job has been given out yet.
         """
         if not self._is_begun:
             raise PruneboardError(why)
+        if slot.node not in self._unusable:
+            self._options.tell(f"A node is left out: {why}")
         self._unusable[slot.node] = why
-        for other in [other for other in self._slots if other.node == slot.node and other.job is None]:
-            self._end(other)
-        self._options.tell(f"A node is left out: {why}")
 
     def _end(self, slot: _Slot) -> Job | None:
         """End a worker, and return the job that it leaves."""
-        if slot in self._slots:
-            self._slots.remove(slot)
-            ray.kill(slot.actor)
+        self._slots.remove(slot)
+        self._ended.append(slot.actor)
         self._looked = -_LOOK_SECONDS
         job, slot.job = slot.job, None
         return job
