@@ -1,6 +1,8 @@
 """Running on a Ray cluster: the same rows as on one machine, whatever happens to the nodes."""
 
+import contextlib
 import hashlib
+import http.server
 import importlib.util
 import json
 import os
@@ -35,7 +37,9 @@ needs_ray = pytest.mark.skipif(
 )
 
 SMALL = {"digits_vgg": ["filters"]}
-LONG = {"criteria": ["taylor", "integrated_gradients"], "seeds": list(range(15))}
+# Forty jobs of some seconds.
+RATES = [rate / 20 for rate in range(20)]
+LONG = {"criteria": ["integrated_gradients"], "seeds": list(range(40)), "shots": [1, 2, 5, 10, 20], "rates": RATES}
 TIMES = ["score_seconds", "score_peak_bytes", "job_seconds", "time_utc"]
 
 
@@ -53,6 +57,18 @@ def cluster():
 def second_node(cluster):
     """The node beside the head; a new one when a test has ended it."""
     return cluster.nodes[-1] if cluster.nodes[-1].processes() else cluster.add_node()
+
+
+@contextlib.contextmanager
+def started(*arguments, cwd):
+    """Start the command line, and end it however the block is left."""
+    process = start_pruneboard(*arguments, cwd=cwd)
+    try:
+        yield process
+    finally:
+        process.kill()
+        if not process.stdout.closed:
+            process.communicate()
 
 
 def rows_in(folder, suite="small"):
@@ -113,8 +129,8 @@ def test_a_run_on_two_nodes_has_the_rows_of_a_local_one(cluster, second_node, tm
 @pytest.mark.slow
 def test_the_whole_suite_of_digits_gives_the_table_of_a_local_run(cluster, second_node, tmp_path):
     for options in (on(cluster), ("--workers", 2, "--out", "alone")):
-        process = start_pruneboard("run", "digits", *options, cwd=tmp_path)
-        printed, errors = process.communicate(timeout=1800)
+        with started("run", "digits", *options, cwd=tmp_path) as process:
+            printed, errors = process.communicate(timeout=1800)
         assert process.returncode == 0, printed + errors
     together, expected = (rows_in(tmp_path / folder, "digits") for folder in ("runs", "alone"))
     assert together.drop(columns=TIMES).equals(expected.drop(columns=TIMES))
@@ -128,17 +144,16 @@ def test_the_whole_suite_of_digits_gives_the_table_of_a_local_run(cluster, secon
 
 @needs_ray
 def test_the_job_of_a_killed_worker_is_run_again(cluster, second_node, tmp_path):
-    write_suite(tmp_path, models=SMALL, criteria=["integrated_gradients"], seeds=list(range(6)))
-    process = start_pruneboard("run", "small.toml", *on(cluster), cwd=tmp_path)
-    wait_until(lambda: finished_in(tmp_path))
-    (victim,) = second_node.workers()
-    os.kill(victim, signal.SIGKILL)
-    printed, errors = process.communicate(timeout=120)
+    write_suite(tmp_path, models=SMALL, **(LONG | {"seeds": list(range(8))}))
+    with started("run", "small.toml", *on(cluster), cwd=tmp_path) as process:
+        wait_until(lambda: finished_in(tmp_path))
+        (victim,) = second_node.workers()
+        os.kill(victim, signal.SIGKILL)
+        printed, errors = process.communicate(timeout=120)
 
     assert process.returncode == 0, printed + errors
     assert "is run again: The actor is dead because its worker process has died" in printed
-    assert printed.count("integrated_gradients / seed") >= 6
-    assert rows_in(tmp_path / "runs").drop_duplicates("key")["status"].tolist() == ["ok"] * 6
+    assert rows_in(tmp_path / "runs").drop_duplicates("key")["status"].tolist() == ["ok"] * 8
 
 
 @needs_ray
@@ -180,20 +195,20 @@ run_jobs("small.toml", expand(load_suite(Path("small.toml"))), options)
 @pytest.mark.slow
 def test_the_jobs_of_a_lost_node_run_on_the_others_and_a_node_that_joins_is_used(cluster, second_node, tmp_path):
     write_suite(tmp_path, models=SMALL, **LONG)
-    process = start_pruneboard("run", "small.toml", *on(cluster), cwd=tmp_path)
-    wait_until(lambda: len(finished_in(tmp_path)) >= 3)
-    assert second_node.workers()
-    second_node.kill()
-    n_kept = len(finished_in(tmp_path))
-    wait_until(lambda: len(finished_in(tmp_path)) >= n_kept + 4)
-    third_node = cluster.add_node(n_cpus=2)
-    wait_until(lambda: len(third_node.workers()) == 2)
-    printed, errors = process.communicate(timeout=300)
+    with started("run", "small.toml", *on(cluster), cwd=tmp_path) as process:
+        wait_until(lambda: len(finished_in(tmp_path)) >= 3)
+        assert second_node.workers()
+        second_node.kill()
+        n_kept = len(finished_in(tmp_path))
+        wait_until(lambda: len(finished_in(tmp_path)) >= n_kept + 4)
+        third_node = cluster.add_node(n_cpus=2)
+        wait_until(lambda: len(third_node.workers()) == 2)
+        printed, errors = process.communicate(timeout=300)
 
     assert process.returncode == 0, printed + errors
     assert printed.count("is run again") == 1
     rows = rows_in(tmp_path / "runs")
-    assert rows["key"].nunique() == 30
+    assert rows["key"].nunique() == 40
     assert set(rows["status"]) == {"ok"}
     # Two workers of one node came up at the same time, and one of them received the weights for both.
     received = re.findall(r"\((\w+)\) received (\d+) files?", printed)
@@ -207,28 +222,28 @@ def test_the_jobs_of_a_lost_node_run_on_the_others_and_a_node_that_joins_is_used
 @pytest.mark.slow
 def test_a_killed_driver_loses_nothing_and_leaves_nothing(cluster, second_node, tmp_path):
     write_suite(tmp_path, models=SMALL, **LONG)
-    process = start_pruneboard("run", "small.toml", *on(cluster), cwd=tmp_path)
-    wait_until(lambda: len(finished_in(tmp_path)) >= 3)
-    process.kill()
-    process.communicate()
+    with started("run", "small.toml", *on(cluster), cwd=tmp_path) as process:
+        wait_until(lambda: len(finished_in(tmp_path)) >= 3)
+        process.kill()
+        process.communicate()
     kept = {path: path.read_bytes() for path in finished_in(tmp_path)}
     wait_until(lambda: not [*cluster.head.workers(), *second_node.workers()], seconds=60)
     done = pruneboard("run", "small.toml", *on(cluster), cwd=tmp_path)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(kept)} done before, {30 - len(kept)} to run" in done.stdout
+    assert f"{len(kept)} done before, {40 - len(kept)} to run" in done.stdout
     assert all(path.read_bytes() == content for path, content in kept.items())
-    assert rows_in(tmp_path / "runs")["key"].nunique() == 30
+    assert rows_in(tmp_path / "runs")["key"].nunique() == 40
 
 
 @needs_ray
 @pytest.mark.slow
 def test_ctrl_c_ends_the_workers_and_the_same_command_continues(cluster, second_node, tmp_path):
     write_suite(tmp_path, models=SMALL, **LONG)
-    process = start_pruneboard("run", "small.toml", *on(cluster), cwd=tmp_path)
-    wait_until(lambda: len(finished_in(tmp_path)) >= 2)
-    press_ctrl_c(process)
-    printed, errors = process.communicate(timeout=60)
+    with started("run", "small.toml", *on(cluster), cwd=tmp_path) as process:
+        wait_until(lambda: len(finished_in(tmp_path)) >= 2)
+        press_ctrl_c(process)
+        printed, errors = process.communicate(timeout=60)
     assert process.returncode == 130, printed + errors
     assert "Finished jobs are kept; the same command continues." in printed
     assert "Traceback" not in printed + errors
@@ -241,11 +256,11 @@ def test_a_cluster_that_is_lost_is_an_error_and_what_is_finished_is_kept(tmp_pat
     own = RayCluster()
     try:
         write_suite(tmp_path, models=SMALL, **LONG)
-        process = start_pruneboard("run", "small.toml", *on(own), cwd=tmp_path)
-        wait_until(lambda: len(finished_in(tmp_path)) >= 2)
-        own.head.kill()
-        n_kept = len(finished_in(tmp_path))
-        printed, errors = process.communicate(timeout=90)
+        with started("run", "small.toml", *on(own), cwd=tmp_path) as process:
+            wait_until(lambda: len(finished_in(tmp_path)) >= 2)
+            own.head.kill()
+            n_kept = len(finished_in(tmp_path))
+            printed, errors = process.communicate(timeout=90)
     finally:
         own.stop()
     assert process.returncode == 2, printed + errors
@@ -260,10 +275,23 @@ def test_a_cluster_that_is_lost_is_an_error_and_what_is_finished_is_kept(tmp_pat
 @needs_ray
 def test_an_address_where_nothing_answers_is_an_error_at_once(tmp_path):
     write_suite(tmp_path, models=SMALL, criteria=["random"])
-    port = free_port()
-    done = pruneboard_here("run", "small.toml", "--executor", "ray", "--address", f"127.0.0.1:{port}", cwd=tmp_path)
+    address = f"127.0.0.1:{free_port()}"
+    done = pruneboard_here("run", "small.toml", "--executor", "ray", "--address", address, cwd=tmp_path)
     assert done.returncode == 2
-    assert f"`--address` must be that of a running Ray cluster, but nothing answers at 127.0.0.1:{port};" in done.stderr
+    assert f"must be that of a running Ray cluster, got `{address}`: nothing listens there; start" in done.stderr
+
+
+@needs_ray
+@pytest.mark.slow
+def test_an_address_where_something_else_answers_is_an_error_after_a_while(tmp_path):
+    write_suite(tmp_path, models=SMALL, criteria=["random"])
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_port}"
+        done = pruneboard("run", "small.toml", "--executor", "ray", "--address", address, cwd=tmp_path)
+        server.shutdown()
+    assert done.returncode == 2
+    assert f"must be that of a running Ray cluster, got `{address}`: none answered within 30 s" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pruneboard.benchmark.errors import PruneboardError
 
 _PROBE_SECONDS = 5.0
+_STATUS_SECONDS = 30.0
 _CLIENT = "ray://"
 
 # Ray's library ends the process without further ado when it finds no head node for 60 s, and waits until then in every
@@ -100,10 +103,9 @@ def connected(address: str, package: Path) -> Iterator[Cluster]:
     """
     target = address.removeprefix(_CLIENT)
     if address != "auto" and not _answers(target):
-        raise PruneboardError(
-            f"`--address` must be that of a running Ray cluster, but nothing answers at {target}; start one with "
-            "`ray start --head` and give the address that it prints."
-        )
+        raise _no_cluster(address, "nothing listens there")
+    if not address.startswith(_CLIENT):
+        _ask_status(address)
     try:
         ray.init(
             address=address,
@@ -120,6 +122,28 @@ def connected(address: str, package: Path) -> Iterator[Cluster]:
         yield Cluster(target if address.startswith(_CLIENT) else ray.get_runtime_context().gcs_address)
     finally:
         ray.shutdown()
+
+
+def _ask_status(address: str) -> None:
+    """Raise unless a head node answers, in a process that can be ended: Ray's library asks again for many minutes."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "status"]
+    command += [] if address == "auto" else ["--address", address]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=_STATUS_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _no_cluster(address, f"none answered within {_STATUS_SECONDS:.0f} s") from error
+    if done.returncode != 0:
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        raise _no_cluster(address, said[-1][:500] if said else f"`ray status` ended with {done.returncode}")
+
+
+def _no_cluster(address: str, reason: str) -> PruneboardError:
+    return PruneboardError(
+        f"`--address` must be that of a running Ray cluster, got `{address}`: {reason.rstrip('.')}; start one with "
+        "`ray start --head` and give the address that it prints."
+    )
 
 
 def _answers(address: str) -> bool:

@@ -360,7 +360,5 @@ def _last_line(error: Exception) -> str:
 
 def _how_it_died(text: str) -> str:
     """Return what Ray says of a loss, without the names of its objects and its advice."""
-    said = next(
-        (line for line in text.splitlines() if line.startswith(("The actor is dead because", "The actor is"))), ""
-    )
-    return " ".join((said or text).split()).partition(" Some common causes")[0][:300]
+    said = next((line for line in text.splitlines()[1:] if line.startswith("The actor")), text)
+    return " ".join(said.split()).partition(" Some common causes")[0][:300]
