@@ -486,11 +486,13 @@ def test_a_node_with_another_release_or_other_code_is_named():
 
     def greeting(code="x", **versions):
         own = provenance.versions() | versions
-        return Greeting(node_id="1", host="far", code=code, versions=own, device="cpu", lacking=())
+        return Greeting(code=code, versions=own, device="cpu", lacking=())
 
     check_greeting(greeting(), "x")
     check_greeting(greeting(torch=provenance.versions()["torch"].partition("+")[0] + "+cu999"), "x")
-    with pytest.raises(PruneboardError, match=r"every node must have timm \S+ as this machine has, but far has 0\.1;"):
+    with pytest.raises(
+        PruneboardError, match=r"it has timm 0\.1, and this machine \S+; install the same release there"
+    ):
         check_greeting(greeting(timm="0.1"), "x")
-    with pytest.raises(PruneboardError, match="far must run the code that was sent to it"):
+    with pytest.raises(PruneboardError, match="it imports another `pruneboard` than the one that was sent to it"):
         check_greeting(greeting(code=""), "x")

@@ -36,6 +36,7 @@ class Cluster:
     def __init__(self, address: str) -> None:
         self._address = address
         self._reached = time.monotonic()
+        self._hosts: dict[str, str] = {}
 
     @property
     def offers_gpus(self) -> bool:
@@ -67,7 +68,9 @@ class Cluster:
         Raises:
             PruneboardError: the node that this process runs on is no longer one.
         """
-        alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+        nodes = ray.nodes()
+        self._hosts |= {node["NodeID"]: node["NodeManagerHostname"] for node in nodes}
+        alive = {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
         if not ray.util.client.ray.is_connected() and ray.get_runtime_context().get_node_id() not in alive:
             raise PruneboardError(
                 "the node that the command runs on must stay part of the Ray cluster, but it has left; start it again, "
@@ -77,6 +80,10 @@ class Cluster:
             node: int(min(has.get(name, 0) // amount for name, amount in needs.items())) for node, has in alive.items()
         }
         return {node: n for node, n in fits.items() if n > 0}
+
+    def host(self, node: str) -> str:
+        """Return the machine of a node, as far as it is known, for messages."""
+        return self._hosts.get(node, node[:8])
 
     def start(self, cls: type, arguments: tuple[Any, ...], needs: Mapping[str, float], node: str) -> Any:
         """Start an actor on a node, and return its handle; it may come up later, or never."""

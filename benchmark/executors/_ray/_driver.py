@@ -45,10 +45,6 @@ _LIBRARIES = ("torch", "timm", "zennit")
 State = Literal["greeting", "preparing", "idle", "working"]
 
 
-class _UnusableNodeError(PruneboardError):
-    """A node cannot run jobs of this process; its message says why."""
-
-
 class _LostError(PruneboardError):
     """A worker is gone; its message says how."""
 
@@ -84,11 +80,6 @@ class _Slot:
     job: Job | None = None
     affinity: Affinity = ()
     since: float = 0.0
-
-    @property
-    def host(self) -> str:
-        """Its machine, for people."""
-        return self.greeting.host if self.greeting else self.node[:8]
 
 
 class _Run:
@@ -244,7 +235,8 @@ class _Run:
             self._start_losses[slot.node] = 0
             if answer:
                 size = sum(file.n_bytes for file in answer)
-                self._options.tell(f"{slot.host} ({slot.node[:8]}) received {len(answer)} files, {size / 1e6:.1f} MB.")
+                host = self._cluster.host(slot.node)
+                self._options.tell(f"{host} ({slot.node[:8]}) received {len(answer)} files, {size / 1e6:.1f} MB.")
         elif slot.job is not None:
             yield self._store_rows(slot, answer)
 
@@ -263,7 +255,7 @@ class _Run:
         if job is None:
             self._start_losses[slot.node] += 1
             if self._start_losses[slot.node] >= _MOST_STARTS:
-                self._leave_out(slot, f"a worker on {slot.host} must come up, but {_MOST_STARTS} did not: {how}")
+                self._leave_out(slot, f"{_MOST_STARTS} workers were lost before they came up, the last one so: {how}")
             return
         self._losses[job] += 1
         if self._losses[job] < MOST_ATTEMPTS:
@@ -279,11 +271,12 @@ class _Run:
         Raises:
             PruneboardError: no job has been given out yet.
         """
+        problem = f"every node must be able to run jobs, but {self._cluster.host(slot.node)} is not: {why}"
         if not self._is_begun:
-            raise PruneboardError(why)
+            raise PruneboardError(problem)
         if slot.node not in self._unusable:
-            self._options.tell(f"A node is left out: {why}")
-        self._unusable[slot.node] = why
+            self._options.tell(f"A node is left out: {problem}")
+        self._unusable[slot.node] = problem
 
     def _end(self, slot: _Slot) -> Job | None:
         """End a worker, and return the job that it leaves."""
@@ -315,14 +308,10 @@ def check_greeting(greeting: Greeting, code: str) -> None:
         # What follows the plus names how a release was built, such as for which GPUs.
         have, must = (versions[library].partition("+")[0] for versions in (greeting.versions, own))
         if have != must:
-            raise _UnusableNodeError(
-                f"every node must have {library} {must} as this machine has, but {greeting.host} has {have}; install "
-                "the same releases everywhere."
-            )
+            raise PruneboardError(f"it has {library} {have}, and this machine {must}; install the same release there.")
     if greeting.code != code:
-        raise _UnusableNodeError(
-            f"{greeting.host} must run the code that was sent to it, but it imports another `pruneboard` first; remove "
-            "that from its `PYTHONPATH`."
+        raise PruneboardError(
+            "it imports another `pruneboard` than the one that was sent to it; remove that from its `PYTHONPATH`."
         )
 
 
@@ -331,8 +320,7 @@ def _value_of(reply: "ray.ObjectRef[Any]") -> Any:
 
     Raises:
         _LostError: it is gone.
-        _UnusableNodeError: it could not come up.
-        PruneboardError: it met something that no other job could mend.
+        PruneboardError: it could not come up, or met something that no other job could mend.
     """
     try:
         return ray.get(reply)
@@ -341,13 +329,10 @@ def _value_of(reply: "ray.ObjectRef[Any]") -> Any:
             raise error.cause from error
         raise PruneboardError(f"a worker met an error that it should not: {_last_line(error)}") from error
     except ray.exceptions.RuntimeEnvSetupError as error:
-        raise _UnusableNodeError(f"a node must be able to receive the code, but {_last_line(error)}") from error
+        raise PruneboardError(f"it could not receive the code: {_last_line(error)}") from error
     except ray.exceptions.RayActorError as error:
         if error.actor_init_failed:
-            raise _UnusableNodeError(
-                f"every node must have what pruneboard needs, but on one a worker could not be made: "
-                f"{_last_line(error)}; install the same packages everywhere."
-            ) from error
+            raise PruneboardError(f"no worker could be made there: {_last_line(error)}") from error
         raise _LostError(_how_it_died(str(error))) from error
     except ray.exceptions.RayError as error:
         raise _LostError(_how_it_died(str(error))) from error

@@ -3,12 +3,10 @@
 import contextlib
 import functools
 import os
-import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray
 import torch
 
 from pruneboard.benchmark import provenance
@@ -24,16 +22,12 @@ class Greeting:
     """What a worker says of itself and its node when it comes up.
 
     Attributes:
-        node_id: Ray's name of the node.
-        host: name of the machine.
         code: digest of the code that it runs.
         versions: of Python and of the libraries that decide numbers.
         device: what it runs networks on, by name of the hardware.
         lacking: needed files that its node has not got.
     """
 
-    node_id: str
-    host: str
     code: str
     versions: Mapping[str, str]
     device: str
@@ -76,8 +70,6 @@ class Worker:
             AssetError: the cache of the node cannot be written to.
         """
         return Greeting(
-            node_id=ray.get_runtime_context().get_node_id(),
-            host=socket.gethostname(),
             code=running_digest(),
             versions=provenance.versions(),
             device=provenance.device_name(self._device),
