@@ -3,13 +3,14 @@
 import contextlib
 import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from pruneboard.benchmark import provenance
+from pruneboard.benchmark.errors import PruneboardError
 from pruneboard.benchmark.executors._ray._code import running_digest
 from pruneboard.benchmark.executors._ray._files import NeededFile, NodeFiles
 from pruneboard.benchmark.executors._ray._parcels import Piece, contents
@@ -93,24 +94,27 @@ class Worker:
         Raises:
             PruneboardError: it met something that no other job could mend.
         """
-        bench = self._bench or Workbench(self._device)
-        return Outcome(run_job(job, bench), bench.tainted)
+        if self._bench is None:
+            raise PruneboardError("a worker must be prepared before it runs a job, but this one is not; run again.")
+        return Outcome(run_job(job, self._bench), self._bench.tainted)
 
 
-def _open_sockets() -> list[int]:
-    """Return the sockets that this process holds."""
-    found = []
+def _open_sockets() -> dict[int, Path]:
+    """Return the sockets that this process holds, and what the system names each."""
+    found = {}
     with contextlib.suppress(OSError):
         for entry in Path("/proc/self/fd").iterdir():
             # The listing's own descriptor is closed by now.
             with contextlib.suppress(OSError):
-                if str(entry.readlink()).startswith("socket:"):
-                    found.append(int(entry.name))
+                if (name := entry.readlink()).name.startswith("socket:"):
+                    found[int(entry.name)] = name
     return found
 
 
-def _close(descriptors: Iterable[int]) -> None:
+def _close(sockets: Mapping[int, Path]) -> None:
     """Close Ray's connections in a child that a plugin forks, or Ray takes its parent for alive as long as it lives."""
-    for descriptor in descriptors:
+    for descriptor, name in sockets.items():
         with contextlib.suppress(OSError):
-            os.close(descriptor)
+            # One that was closed since may be something else by now.
+            if Path(f"/proc/self/fd/{descriptor}").readlink() == name:
+                os.close(descriptor)
