@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pruneboard.benchmark.assets import (
     Weights,
     cache_folder,
+    find_weights,
     is_file,
     load_weights,
     made_weights_digest,
@@ -446,6 +447,17 @@ class Model:
             return None
         made_by = digest([self.name, self.version, dataclasses.asdict(self.recipe)])
         return cache_folder() / "weights" / f"{self.name}-{made_by[:16]}.safetensors"
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file that `load` takes, unchecked; None while there is none on this machine.
+
+        Raises:
+            AssetError: a place where it may lie cannot be looked at.
+        """
+        if self.weights is not None:
+            return find_weights(self.weights)
+        return self.made_file if self.made_file is not None and is_file(self.made_file) else None
 
     @property
     def weights_digest(self) -> str:

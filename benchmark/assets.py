@@ -87,6 +87,15 @@ def data_folders() -> tuple[Path, ...]:
     return _folders("PRUNEBOARD_DATA")
 
 
+def weights_folders() -> tuple[Path, ...]:
+    """Return the folders that `$PRUNEBOARD_WEIGHTS` names; each holds files of weights.
+
+    Raises:
+        AssetError: an entry is not a folder, or is below a home folder that cannot be found.
+    """
+    return _folders("PRUNEBOARD_WEIGHTS")
+
+
 def _folders(variable: str) -> tuple[Path, ...]:
     folders = tuple(_expanded(variable, part) for part in os.environ.get(variable, "").split(os.pathsep) if part)
     for folder in folders:
@@ -234,19 +243,36 @@ def load_weights(weights: Weights) -> dict[str, Tensor]:
     Raises:
         AssetError: the weights are nowhere, cannot be fetched, are damaged, or are not the ones that were asked for.
     """
-    cached = cache_folder() / "weights" / weights.file
-    shipped = [] if weights.package is None else [weights.package / weights.file]
-    pointed = [folder / weights.file for folder in _folders("PRUNEBOARD_WEIGHTS")]
-    for path in (*shipped, *pointed):
+    *firm, cached = _weights_places(weights)
+    for path in firm:
         if is_file(path):
             check_sha256(path, weights.sha256, "replace it by the published file")
             return _checked(weights, _read_safetensors(path), str(path), "replace it by the published file")
     if not is_file(cached):
-        _fetch(weights, cached, [*shipped, *pointed, cached])
+        _fetch(weights, cached, [*firm, cached])
     remedy = "delete it, and it is fetched again"
     if not weights.converts:
         check_sha256(cached, weights.sha256, remedy)
     return _checked(weights, _read_safetensors(cached), str(cached), remedy)
+
+
+def find_weights(weights: Weights) -> Path | None:
+    """Return the file that `load_weights` reads, unchecked; None when it would have to be fetched.
+
+    Raises:
+        AssetError: a place cannot be looked at.
+    """
+    return next(filter(is_file, _weights_places(weights)), None)
+
+
+def _weights_places(weights: Weights) -> list[Path]:
+    """Return where weights are looked for, in this order; the last is the cache."""
+    shipped = [] if weights.package is None else [weights.package / weights.file]
+    return [
+        *shipped,
+        *(folder / weights.file for folder in weights_folders()),
+        cache_folder() / "weights" / weights.file,
+    ]
 
 
 def read_made_weights(path: Path) -> dict[str, Tensor]:

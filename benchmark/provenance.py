@@ -3,12 +3,13 @@
 import contextlib
 import functools
 import importlib.metadata
+import json
 import os
 import platform
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -20,19 +21,29 @@ _ROOT = Path(__file__).resolve().parents[1]
 # What decides numbers; rows and sites that are written into the checkout do not make the code another one.
 _CODE = ("benchmark", "criteria", "models", "pyproject.toml")
 
+ORIGIN_FILE = "origin.json"
+"""Beside the packages of code that was sent here: the version, commit and state that it had where it came from."""
+
 _DEVICE = re.compile(r"cpu|cuda(:[0-9]+)?|mps")
 
 
 @functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that decide numbers."""
-    libraries = {name: importlib.metadata.version(name) for name in ("torch", "timm", "zennit", "pruneboard")}
-    return {"python": platform.python_version(), **libraries}
+    libraries = {name: importlib.metadata.version(name) for name in ("torch", "timm", "zennit")}
+    sent = _sent_origin()
+    own = sent.version if sent else importlib.metadata.version("pruneboard")
+    return {"python": platform.python_version(), **libraries, "pruneboard": own}
 
 
 @functools.cache
 def commit() -> tuple[str, bool]:
-    """Return the commit of the code and whether the code was exactly that; ("", False) outside a checkout."""
+    """Return the commit of the code and whether the code was exactly that; ("", False) outside a checkout.
+
+    Of code that was sent here it is what was so where it came from.
+    """
+    if (sent := _sent_origin()) is not None:
+        return sent.commit, sent.clean
     if not (_ROOT / ".git").exists():
         return "", False
     try:
@@ -41,6 +52,37 @@ def commit() -> tuple[str, bool]:
     except (OSError, subprocess.CalledProcessError):
         return "", False
     return head.strip(), not changes.strip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What rows say of pruneboard's own code.
+
+    Attributes:
+        version: version of pruneboard.
+        commit: commit of the code, empty outside a checkout.
+        clean: whether the code was exactly that commit.
+    """
+
+    version: str
+    commit: str
+    clean: bool
+
+    def write(self, folder: Path) -> None:
+        """Say it to the code that is sent elsewhere in a folder, which holds `benchmark/`."""
+        (folder / ORIGIN_FILE).write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+
+def origin() -> Origin:
+    """Return the origin of the code that this process runs."""
+    head, clean = commit()
+    return Origin(version=versions()["pruneboard"], commit=head, clean=clean)
+
+
+def _sent_origin() -> Origin | None:
+    """Return the origin of code that was sent to this machine by another one; None when it was installed here."""
+    path = _ROOT / ORIGIN_FILE
+    return Origin(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def _git(*command: str) -> str:

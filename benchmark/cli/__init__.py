@@ -98,8 +98,19 @@ def run(
     dry: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run and how long it would take; run nothing.")
     ] = False,
+    executor: Annotated[
+        Literal["local", "ray"], typer.Option(help="Where jobs run: on this machine, or on a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray cluster: HOST:PORT of its head, ray://HOST:PORT, or auto. Default: auto, the one of this machine."
+        ),
+    ] = None,
 ) -> None:
     """Run a suite's jobs; finished ones are kept and not repeated."""
+    if address is not None and executor != "ray":
+        raise PruneboardError(f"`--address` must come with `--executor ray`, got `{address}` alone; add that.")
     loaded = load_suite(suite_path(suite))
     if tuned:
         from pruneboard.benchmark.cli.tuning import run_tuned
@@ -123,6 +134,7 @@ def run(
             n_bytes=None if memory_limit is None else parse_bytes("--memory-limit", memory_limit),
         ),
         precision=precision,
+        address=(address or "auto") if executor == "ray" else None,
     )
     if dry:
         dry_run(jobs, options)

@@ -26,12 +26,15 @@ from pruneboard.benchmark.executors import (
     Claims,
     Event,
     LocalWorkers,
+    RayOptions,
     Task,
+    check_ray_options,
     local_devices,
     mark_of,
     new_run_id,
     run_in_process,
     run_in_workers,
+    run_on_ray,
     threads_for,
 )
 from pruneboard.benchmark.provenance import resolve_device
@@ -56,6 +59,7 @@ class RunOptions:
         n_threads: CPU threads of each worker, None for an equal share of the cores.
         limits: what a job and its worker may use.
         precision: what evaluation computes in.
+        address: the Ray cluster that jobs run on; None runs them on this machine.
     """
 
     device: str
@@ -65,16 +69,30 @@ class RunOptions:
     n_threads: int | None = None
     limits: Limits = dataclasses.field(default_factory=Limits)
     precision: Precision = "float32"
+    address: str | None = None
 
 
 def _workbench(options: RunOptions) -> Workbench:
-    device = resolve_device(options.device)
-    if options.precision == "tf32" and device.type != "cuda":
+    # For a cluster, this machine only looks things up.
+    device = resolve_device("cpu" if options.address else options.device)
+    if options.precision == "tf32" and device.type != "cuda" and not options.address:
         raise PruneboardError(
             f"`--precision tf32` must be used on a GPU that has it, but the device is {device.type}; choose float32 or "
             "bf16."
         )
     return Workbench(device, options.precision, options.out)
+
+
+def _ray_options(options: RunOptions, address: str) -> RayOptions:
+    """Return how to run on a Ray cluster, with what happens to its nodes printed."""
+    return RayOptions(
+        address=address,
+        device=options.device,
+        n_workers=options.n_workers,
+        n_threads=options.n_threads or 1,
+        limits=options.limits,
+        tell=make_console().print,
+    )
 
 
 def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions) -> RunSummary:
@@ -94,6 +112,8 @@ def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions) -> RunSummary:
             "`--workers 0` has none; choose 1 or more."
         )
     console, suite = make_console(), jobs[0].suite
+    if options.address is not None:
+        check_ray_options(_ray_options(options, options.address))
     bench, store = _workbench(options), RunStore(options.out)
     store.prepare()
     interruption = Interruption()
@@ -263,8 +283,11 @@ def _execute(
     """Start the jobs, and end their workers however the block is left."""
     devices = local_devices(bench.device, options.n_workers, options.n_threads)
     n_threads = options.n_threads or threads_for(len(devices))
-    interruption.in_workers = bool(devices)
-    if devices:
+    interruption.in_workers = bool(devices) or options.address is not None
+    if options.address is not None:
+        cluster = dataclasses.replace(_ray_options(options, options.address), stop=interruption.stop)
+        events = run_on_ray(agenda, bench, cluster)
+    elif devices:
         workers = LocalWorkers(devices=devices, n_threads=n_threads, limits=options.limits, stop=interruption.stop)
         events = run_in_workers(agenda, bench, workers)
     else:

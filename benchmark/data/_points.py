@@ -9,6 +9,7 @@ import hashlib
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,9 @@ class Points:
         points, labels = _generate(self.dataset, self.split)
         parts = {"points": points.astype("<f4").tobytes(), "labels": labels.astype("<i8").tobytes()}
         return [(name, hashlib.sha256(part).hexdigest()) for name, part in parts.items()]
+
+    def placed_files(self) -> list[tuple[str, Path]]:
+        return []
 
     def load(self, name: str) -> PointSplit:
         points, labels = _generate(self.dataset, self.split)

@@ -36,6 +36,9 @@ class Digits:
         parts = {"images": pixels.tobytes(), "labels": labels.astype("<i8").tobytes()}
         return [(name, hashlib.sha256(part).hexdigest()) for name, part in parts.items()]
 
+    def placed_files(self) -> list[tuple[str, Path]]:
+        return []
+
     def load(self, name: str) -> Split:
         pixels, labels = self._arrays()
 
@@ -66,6 +69,11 @@ class Images:
 
     def fingerprint(self) -> list[tuple[str, str]]:
         return [(f"{path.parent.name}/{path.name}", file_sha256(path)) for path, _ in self._files()]
+
+    def placed_files(self) -> list[tuple[str, Path]]:
+        folders = [self.folder / name for name in self.classes if is_folder(self.folder / name)]
+        paths = [*folders, *(path for path, _ in self._files())]
+        return [(path.relative_to(self.folder.parent).as_posix(), path) for path in paths]
 
     def load(self, name: str) -> Split:
         files = self._files()
@@ -99,6 +107,9 @@ class Shards:
 
     def fingerprint(self) -> list[tuple[str, str]]:
         return sorted((path.name, file_sha256(path)) for path in self.files)
+
+    def placed_files(self) -> list[tuple[str, Path]]:
+        return [(path.name, path) for path in self.files]
 
     def load(self, name: str) -> Split:
         labels = np.concatenate([_labels(path) for path in self.files])

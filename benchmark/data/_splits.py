@@ -7,6 +7,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -170,6 +171,9 @@ class Source(Protocol):
     def fingerprint(self) -> list[tuple[str, str]]:
         """Return the name and sha256 of each part of it."""
 
+    def placed_files(self) -> list[tuple[str, Path]]:
+        """Return its files, and the folders that name classes, with their places in the folder of the data set."""
+
     def load(self, name: str) -> Split:
         """Return it, with its labels read and checked; `name` is for messages."""
 
@@ -192,6 +196,13 @@ class Dataset:
     def digest(self) -> str:
         """The sha256 over split, file name and sha256 of every file, sorted, or over the embedded arrays."""
         return digest([[split, *part] for split in sorted(self.sources) for part in self.sources[split].fingerprint()])
+
+    def placed_files(self) -> dict[str, Path]:
+        """Return its files, and the folders that name classes, by their places in a folder of its name.
+
+        A copy of them is the same data set; one that is embedded or generated has none.
+        """
+        return {place: path for split in sorted(self.sources) for place, path in self.sources[split].placed_files()}
 
     def split(self, name: str) -> Split:
         """Return a split, with its labels read and checked.

@@ -193,13 +193,18 @@ class _Jobs:
         return Finished(job=task.job, status=row.status, reason=row.reason)
 
 
+def too_long(seconds: float) -> str:
+    """Return why a job has failed that took longer than it may."""
+    return (
+        f"a job must end within the time limit of {seconds:g} s, but this one had not; raise `--time-limit` if it only "
+        "needs longer."
+    )
+
+
 def _reason(death: Death, limits: Limits) -> str:
     """Return why a job ended with its worker: the rule, what was found, and the remedy."""
     if death.cause == "time":
-        return (
-            f"a job must end within the time limit of {limits.seconds:g} s, but this one had not; raise `--time-limit` "
-            "if it only needs longer."
-        )
+        return too_long(limits.seconds or 0.0)
     if death.cause == "memory":
         return (
             f"a worker must hold less than the memory limit of {(limits.n_bytes or 0) / 1e9:g} GB, but in this job it "
