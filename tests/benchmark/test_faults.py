@@ -12,7 +12,16 @@ import time
 import psutil
 import pytest
 
-from commands import PLUGINS, press_ctrl_c, pruneboard, pruneboard_here, start_pruneboard, wait_until, write_suite
+from commands import (
+    PLUGINS,
+    environment_of,
+    press_ctrl_c,
+    pruneboard,
+    pruneboard_here,
+    start_pruneboard,
+    wait_until,
+    write_suite,
+)
 from pruneboard.benchmark.store import RunStore
 
 TIMES = ["score_seconds", "score_peak_bytes", "job_seconds", "time_utc"]
@@ -190,7 +199,7 @@ def test_a_disk_that_fills_up_loses_nothing_that_was_finished(tmp_path, undistur
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=environment_of(),
     )
     assert limited.returncode == 2, limited.stdout + limited.stderr
     assert limited.stderr.startswith("error: ")
@@ -214,7 +223,12 @@ def test_a_store_that_is_read_only_is_said_before_anything_is_computed(tmp_path)
     command = f"{sys.executable} -m pruneboard.benchmark.cli run small.toml --workers 1 --threads 1"
     mounted = f"mount --bind runs runs && mount -o remount,ro,bind runs && exec {command}"
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", mounted], cwd=tmp_path, capture_output=True, text=True, check=False
+        ["unshare", "--mount", "sh", "-c", mounted],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment_of(),
     )
     if "mount" in done.stderr.partition("error:")[0]:
         pytest.skip("this machine allows no mounts")
