@@ -30,7 +30,7 @@ class Finished:
 def pruneboard(*arguments: object, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end and return what it printed."""
     return subprocess.run(
-        _command(arguments), cwd=cwd, env=_environment(env), capture_output=True, text=True, check=False, timeout=300
+        _command(arguments), cwd=cwd, env=environment_of(env), capture_output=True, text=True, check=False, timeout=300
     )
 
 
@@ -41,7 +41,7 @@ def pruneboard_here(*arguments: object, cwd: Path, env: Mapping[str, str] | None
         contextlib.chdir(cwd),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
-        mock.patch.dict(os.environ, _environment(env)),
+        mock.patch.dict(os.environ, environment_of(env)),
         mock.patch.object(sys, "argv", ["pruneboard", *map(str, arguments)]),
     ):
         try:
@@ -57,7 +57,7 @@ def start_pruneboard(*arguments: object, cwd: Path, env: Mapping[str, str] | Non
     return subprocess.Popen(
         _command(arguments),
         cwd=cwd,
-        env=_environment(env),
+        env=environment_of(env),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -126,7 +126,8 @@ def _command(arguments: Sequence[object]) -> list[str]:
     return [sys.executable, "-m", "pruneboard.benchmark.cli", *map(str, arguments)]
 
 
-def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
+def environment_of(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment that commands run in, wherever they run."""
     environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1", **(extra or {})}
     for variable in ("PRUNEBOARD_DATA", "PRUNEBOARD_WEIGHTS"):
         if variable in environment:
