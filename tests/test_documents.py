@@ -16,7 +16,9 @@ def test_the_page_on_performance_shows_the_table_of_ratios():
         times = [f"{float(row[name]):.3g}" for name in ("reference_s", "ours_s")]
         if row["what"] == "accuracy at 20 rates":
             share = f"{float(row['share_of_bound']):.0%}"
+            speed, matmul = float(row["gflops_per_s"]), float(row["matmul_gflops_per_s"])
             expected = [row["on"], *times, f"{float(row['ratio']):.2f}", f"{float(row['mac_bound']):.2f}", share]
+            expected += [f"{speed:.3g}", f"{speed / matmul:.0%}"]
         else:
             expected = [row["what"], row["on"], row["reference"], *times, f"{float(row['ratio']):.2f}"]
         assert expected in shown

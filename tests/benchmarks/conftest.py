@@ -27,7 +27,7 @@ _COLUMNS = (
     "mac_bound",
     "share_of_bound",
     "gflops_per_s",
-    "ceiling_gflops_per_s",
+    "matmul_gflops_per_s",
     "precision",
     "rounds",
     "device",
@@ -103,7 +103,7 @@ def compare(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., Non
             "mac_bound": mac_bound,
             "share_of_bound": None if mac_bound is None else ratio / mac_bound,
             "gflops_per_s": None if n_macs is None else 2e-9 * n_macs / statistics.median(own),
-            "ceiling_gflops_per_s": None if n_macs is None else ceiling(),
+            "matmul_gflops_per_s": None if n_macs is None else matmul_speed(),
             "precision": PRECISION,
             "rounds": rounds,
             "device": provenance.device_name(DEVICE),
@@ -120,7 +120,7 @@ def compare(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., Non
 
 
 @functools.cache
-def ceiling() -> float:
+def matmul_speed() -> float:
     """Measure how fast this device multiplies large matrices at best, in 10^9 floating-point operations per second."""
     size = 8192 if DEVICE.type == "cuda" else 1536
     with torch.no_grad(), computing_in(PRECISION, DEVICE.type):
@@ -164,7 +164,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 _HEAD = (
     *("what", "on", "reference", "reference s", "ours s", "times as fast", "MAC bound", "share"),
-    *("GFLOP/s", "of ceiling"),
+    *("GFLOP/s", "of matmul"),
 )
 
 
@@ -180,7 +180,7 @@ def _shown(row: dict[str, Any]) -> tuple[str, ...]:
         "" if bound is None else f"{bound:.2f}",
         "" if share is None else f"{share:.0%}",
         "" if speed is None else f"{speed:.3g}",
-        "" if speed is None else f"{speed / row['ceiling_gflops_per_s']:.0%}",
+        "" if speed is None else f"{speed / row['matmul_gflops_per_s']:.0%}",
     )
 
 
