@@ -13,8 +13,8 @@ from subjects import DEVICE, PRECISION, subject
 
 RATES = [i / 20 for i in range(20)]
 
-# Images to measure on: a quarter to a half of the smallest evaluation split of such networks, as time allows. With fewer,
-# the making of programs, whose cost does not grow with the images, would weigh more than it does in a suite.
+# Images to measure on: a quarter to a half of the smallest evaluation split of such networks, as time allows. With
+# fewer, the making of programs, whose cost does not grow with the images, would weigh more than it does in a suite.
 ON_CPU = {
     "vgg16_bn at 32 px": 250,
     "resnet18 at 64 px": 250,
