@@ -1,6 +1,7 @@
 """Protocols: units are removed at once, or step by step, with or without training between the steps."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from pruneboard.benchmark.evaluate import Evaluation, Pruning, accuracy_curve, p
 from pruneboard.benchmark.pruned import PrunedNetwork
 from pruneboard.benchmark.ranking import masks_at, rank
 from pruneboard.benchmark.schema import CurvePoint, FineTuning, Scope
-from pruneboard.benchmark.scoring import Scoring, batch_size_for, score_all_shots
+from pruneboard.benchmark.scoring import Scoring, score_all_shots
 from pruneboard.benchmark.store import atomic_file
 from pruneboard.benchmark.training import TrainingImages, finetune
 
@@ -57,11 +58,13 @@ class Curves:
         points: number of shots and a point of its curve, in the order of both.
         score_seconds: time of all scoring at the largest number of shots.
         score_peak_bytes: memory that scoring added at most; None where the system does not tell.
+        earlier_seconds: time of steps that were taken before the job was begun again.
     """
 
     points: list[tuple[int, CurvePoint]]
     score_seconds: float
     score_peak_bytes: int | None
+    earlier_seconds: float = 0.0
 
 
 def one_shot(experiment: Experiment) -> Curves:
@@ -106,14 +109,15 @@ def iterative(experiment: Experiment, training: Training | None, checkpoints: "C
         checkpoints: keep every step, so that a job which is begun again goes on behind the last one.
     """
     points: list[tuple[int, CurvePoint]] = []
-    state = _State()
+    state, earlier = _State(), 0.0
     # Without data and training all numbers of shots see the same.
     alike = experiment.context.data is None and training is None
     for shots in experiment.shots:
         if not (alike and points):
             state = _trajectory(experiment, training, checkpoints, shots)
+            earlier += state.earlier_seconds
         points += [(shots, point) for point in state.points]
-    return Curves(points, state.seconds, state.peak_bytes)
+    return Curves(points, state.seconds, state.peak_bytes, earlier)
 
 
 @dataclass
@@ -123,12 +127,14 @@ class _State:
     points: list[CurvePoint] = field(default_factory=list)
     seconds: float = 0.0
     peak_bytes: int | None = None
+    earlier_seconds: float = 0.0
+    all_seconds: float = 0.0
 
 
 def _trajectory(experiment: Experiment, training: Training | None, checkpoints: "Checkpoints", shots: int) -> _State:
     context = experiment.context
     pruned = PrunedNetwork(context.model, context.layers, experiment.probe)
-    state = checkpoints.load(shots, pruned)
+    started, state = time.perf_counter(), checkpoints.load(shots, pruned)
     given = _first_shots(context, shots, max(experiment.shots))
     for step, rate in list(enumerate(experiment.rates))[len(state.points) :]:
         if step > 0:
@@ -140,6 +146,7 @@ def _trajectory(experiment: Experiment, training: Training | None, checkpoints: 
             pruning = prepare_pruning(pruned.network, context.layers, experiment.probe)
             evaluation = replace(evaluation, seen={})
         state.points += points_under(pruning, [rate], [pruned.masks], evaluation)
+        state.all_seconds = state.earlier_seconds + time.perf_counter() - started
         checkpoints.save(shots, pruned, state)
     return state
 
@@ -154,10 +161,9 @@ def _take_step(
     context = replace(
         context,
         generator=experiment.stream(f"criterion{suffix}"),
-        batch_size=batch_size_for(pruned.network, context.layers, experiment.probe[:1]),
     )
     # The images of one number of shots are all that the context holds.
-    scoring = score_all_shots(experiment.criterion, context, (1,), experiment.probe)
+    scoring = score_all_shots(experiment.criterion, context, (1,), experiment.probe, kept=pruned.masks)
     ranking = rank(scoring.by_shots[1], experiment.scope, experiment.stream(f"ties{suffix}"), pruned.masks)
     pruned.remove(masks_at(ranking, rate))
     state.seconds += scoring.seconds
@@ -179,12 +185,14 @@ class Checkpoints:
     Args:
         folder: where they are kept; None keeps none.
         job_key: digest of everything that decides the job's result.
+        machine: what else may decide its last bits; steps that were taken on another one are taken again.
         with_weights: whether weights change from step to step.
     """
 
-    def __init__(self, folder: Path | None, job_key: str, *, with_weights: bool) -> None:
+    def __init__(self, folder: Path | None, job_key: str, machine: str, *, with_weights: bool) -> None:
         self._folder = folder
         self._key = job_key
+        self._machine = machine
         self._with_weights = with_weights
 
     def _path(self, shots: int) -> Path | None:
@@ -204,6 +212,8 @@ class Checkpoints:
             tensors |= {f"state.{name}": value for name, value in pruned.network.state_dict().items()}
         facts = {
             "key": self._key,
+            "machine": self._machine,
+            "all_seconds": state.all_seconds,
             "points": [asdict(point) for point in state.points],
             "seconds": state.seconds,
             "peak_bytes": state.peak_bytes,
@@ -230,12 +240,13 @@ class Checkpoints:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         except (OSError, ValueError, KeyError, safetensors.SafetensorError):
             return state
-        if facts["key"] != self._key:
+        if (facts["key"], facts["machine"]) != (self._key, self._machine):
             return state
         weights = {name.removeprefix("state."): v for name, v in tensors.items() if name.startswith("state.")}
         pruned.restore({layer.name: tensors[f"mask.{layer.name}"] for layer in pruned.layers}, weights)
         state.points = [CurvePoint(**point) for point in facts["points"]]
         state.seconds, state.peak_bytes = facts["seconds"], facts["peak_bytes"]
+        state.earlier_seconds = facts["all_seconds"]
         return state
 
     def forget(self, shots: Sequence[int]) -> None:

@@ -135,6 +135,7 @@ class Workbench:
         self._dataset = functools.cache(find_dataset)
         self._evaluation_inputs = LatestInputs(device)
         self._reference_inputs = LatestInputs(device)
+        self._training_inputs = LatestInputs(device)
         self._models: dict[tuple[str, str, str], LoadedModel] = {}
         # Measured on networks that were found to be as they should, so it outlives them.
         self._seen: dict[tuple[str, str, str], dict[bytes, Accuracy]] = {}
@@ -207,7 +208,7 @@ class Workbench:
         recipe = job.suite.finetuning
         if recipe is not None and recipe.images == "train":
             split = self.dataset(job).split(job.suite.reference_split)
-            stored = self._reference_inputs.of(self.dataset(job), job.suite.reference_split, None, plugin.input_size)
+            stored = self._training_inputs.of(self.dataset(job), job.suite.reference_split, None, plugin.input_size)
             return TrainingImages(stored, torch.from_numpy(split.labels).to(self.device), plugin.prepare)
         data = self.reference(job, plugin)
         n_images = len(data.images) // max(job.suite.shots) * shots
@@ -216,7 +217,9 @@ class Workbench:
     def checkpoints(self, job: Job) -> Checkpoints:
         """Return where the steps of a job are kept."""
         folder = None if self._run_folder is None else self._run_folder / job.suite.name / "steps"
-        return Checkpoints(folder, self.key(job), with_weights=job.suite.finetuning is not None)
+        device, n_threads = provenance.device_name(self.device), torch.get_num_threads()
+        machine = f"torch {torch.__version__} on {device}, {n_threads} threads"
+        return Checkpoints(folder, self.key(job), machine, with_weights=job.suite.finetuning is not None)
 
     def reload_model(self, job: Job) -> None:
         """Load the job's network anew, because a plugin may have damaged it, and see whether that mends it."""
@@ -270,7 +273,7 @@ def run_job(job: Job, bench: Workbench) -> list[Row]:
     loaded = bench.model(job)
     size = count_sizes(loaded.network, pruning.layers, [_all_kept(pruning.layers)], loaded.probe[:1])[0]
     row = replace(
-        make_row(job, bench, status="ok", reason="", seconds=time.perf_counter() - started),
+        make_row(job, bench, status="ok", reason="", seconds=measured.earlier_seconds + time.perf_counter() - started),
         n_units=sum(layer.n_units for layer in pruning.layers),
         evaluation=pruning.how + (f" in {bench.precision}" if bench.precision != "float32" else ""),
         params_total=size.params,

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -72,6 +72,7 @@ def score_all_shots(
     shots: Sequence[int],
     probe: torch.Tensor,
     contribute: Contribute = compute_contributions,
+    kept: Mapping[str, torch.Tensor] | None = None,
 ) -> Scoring:
     """Score at every number of shots, and check the scores and that nothing else changed.
 
@@ -81,6 +82,8 @@ def score_all_shots(
         shots: numbers of shots in increasing order.
         probe: images whose logits must be the same before and after, (n_images, channels, height, width).
         contribute: gives the contributions of a criterion that adds them up; it may recall them.
+        kept: layer name to bool (n_units,), the units that earlier steps left; the others count for nothing, not even
+            in the norm of a layer. None for all.
 
     Raises:
         Unsupported: the criterion declines.
@@ -92,7 +95,7 @@ def score_all_shots(
     device = before.device
     try:
         with _process_restored(device), peak_memory(device) as memory:
-            by_shots, seconds = _score(criterion, context, shots, contribute)
+            by_shots, seconds = _score(criterion, context, shots, _of_units_left(contribute, kept))
     except Unsupported:
         _check_unchanged(context, snapshot, probe, before)
         raise
@@ -120,6 +123,20 @@ def _score(
     for k in shots:
         by_shots[k], seconds = _timed_score(criterion, _with_first(context, k * n_per_shot))
     return by_shots, seconds
+
+
+def _of_units_left(contribute: Contribute, kept: Mapping[str, torch.Tensor] | None) -> Contribute:
+    """A removed unit that feeds a residual sum still has a gradient there."""
+    if kept is None or all(bool(mask.all()) for mask in kept.values()):
+        return contribute
+
+    def left(criterion: SumCriterion, context: Context) -> Scores:
+        return {
+            name: values.masked_fill(~kept[name].to(values.device).view(1, -1, *[1] * (values.ndim - 2)), 0.0)
+            for name, values in contribute(criterion, context).items()
+        }
+
+    return left
 
 
 def _timed_score(criterion: Criterion, context: Context) -> tuple[Scores, float]:

@@ -20,7 +20,7 @@ from pruneboard.benchmark.cli._progress import RunSummary, Scope, Watch
 from pruneboard.benchmark.cli._signals import Interruption, Terminated
 from pruneboard.benchmark.cli._status import StatusFile
 from pruneboard.benchmark.data import draw_reference
-from pruneboard.benchmark.errors import PruneboardError, SuiteError
+from pruneboard.benchmark.errors import AssetError, PruneboardError, SuiteError
 from pruneboard.benchmark.executors import (
     Agenda,
     Claims,
@@ -93,6 +93,13 @@ def _ray_options(options: RunOptions, address: str) -> RayOptions:
         limits=options.limits,
         tell=make_console().print,
     )
+
+
+def _n_at_a_time(bench: Workbench, options: RunOptions) -> int:
+    """Return how many jobs run at a time; a cluster tells only when it is there, so that one is supposed then."""
+    if options.address is not None:
+        return options.n_workers or 1
+    return max(1, len(local_devices(bench.device, options.n_workers, options.n_threads)))
 
 
 def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions) -> RunSummary:
@@ -169,6 +176,8 @@ def plan(jobs: Sequence[Job], store: RunStore, bench: Workbench, past: dict[Kind
             n_done[kind_of(job)] += 1
     tasks = []
     for job, key in todo:
+        if fresh:
+            bench.checkpoints(job).forget(job.suite.shots)
         kind = kind_of(job)
         place = n_done[kind], past.get(kind, 0.0)
         n_done[kind] += 1
@@ -192,9 +201,7 @@ def _run(tasks: Sequence[Task], n_jobs: int, given: _Surroundings, console: Cons
     if not tasks:
         return RunSummary()
     options, stop = given.options, given.interruption.stop
-    forecast = Forecast(
-        given.past, max(1, len(local_devices(given.bench.device, options.n_workers, options.n_threads)))
-    )
+    forecast = Forecast(given.past, _n_at_a_time(given.bench, options))
     forecast.add(task.job for task in tasks)
     run, suite = new_run_id(), tasks[0].job.suite.name
     folder = given.store.folder / suite
@@ -231,7 +238,7 @@ def dry_run(jobs: Sequence[Job], options: RunOptions) -> None:
     for job in {(job.criterion, job.tuned): job for job in jobs}.values():
         plugins.criterion_of(job)
     past = read_past_seconds(suite.name, [store, ResultsStore(_RESULTS)])
-    n_workers = max(1, len(local_devices(bench.device, options.n_workers, options.n_threads)))
+    n_workers = _n_at_a_time(bench, options)
     print_dry_run(jobs, _done(jobs, store, bench, options), past, n_workers, console)
 
 
@@ -239,8 +246,12 @@ def _done(jobs: Sequence[Job], store: RunStore, bench: Workbench, options: RunOp
     """Return which jobs need not run; data are needed to tell only where there are rows already."""
     if options.fresh or not (store.folder / jobs[0].suite.name).is_dir():
         return [False] * len(jobs)
-    statuses = store.statuses([(job, bench.key(job)) for job in jobs])
-    return [status not in (None, "failed") for status in statuses]
+    try:
+        asked = [(job, bench.key(job)) for job in jobs]
+    except AssetError:
+        # Without the data nobody can tell, and a dry run has to work without.
+        return [False] * len(jobs)
+    return [status not in (None, "failed") for status in store.statuses(asked, touch=False)]
 
 
 def _make_ready(jobs: Sequence[Job], bench: Workbench, console: Console) -> None:

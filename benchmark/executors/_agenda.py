@@ -52,6 +52,9 @@ class Agenda:
         self._fresh = fresh
         self._by_cell = {task.job.cell: task for task in self.tasks}
         self._todo = dict.fromkeys(self.tasks)
+        self._segment_folders = [
+            store.folder / name / SEGMENTS for name in {task.job.suite.name for task in self.tasks}
+        ]
         self._folded_by = self._segments()
         self._in_segments: dict[Task, str] = {}
 
@@ -84,9 +87,10 @@ class Agenda:
 
     def saved(self, task: Task) -> str | None:
         """Return the status of rows of a task that were saved since the run began, by whichever run, else None."""
-        if mark_of(self.store, task.job, task.key) != task.before:
-            return self.store.status(task.job, task.key)
-        # Another run may have put the rows where there is no file of their own.
+        mark = mark_of(self.store, task.job, task.key)
+        if mark is not None and mark != task.before:
+            return self.store.status_of_file(task.job, task.key)
+        # Another run may have put the rows where there is no file of their own; what was there before lies there too.
         self._look_at_segments()
         status = self._in_segments.get(task)
         return status if status != "failed" and not self._fresh else None
@@ -101,9 +105,8 @@ class Agenda:
         self._in_segments = {task: status for task, status in zip(left, statuses, strict=True) if status is not None}
 
     def _segments(self) -> int:
-        """Return when the folder of segments was last changed, in ns; 0 while there is none."""
-        suites = {task.job.suite.name for task in self.tasks}
-        return sum(_changed(self.store.folder / name / SEGMENTS) for name in suites)
+        """Return when the folders of segments were last changed, in ns; 0 while there are none."""
+        return sum(map(_changed, self._segment_folders))
 
     def log_of(self, task: Task) -> Path:
         """Return the file for what the task prints."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pruneboard.benchmark import plugins, provenance
 from pruneboard.benchmark.api import Scores
-from pruneboard.benchmark.errors import CriterionError, Unsupported
+from pruneboard.benchmark.errors import CriterionError, SuiteError, Unsupported
 from pruneboard.benchmark.evaluate import measure
 from pruneboard.benchmark.physical._build import Pruned, prune_coupled, prune_exactly
 from pruneboard.benchmark.physical._records import Facts, Form
@@ -51,10 +51,16 @@ def score(job: Job, shots: int, bench: Workbench) -> Scored:
         bench: the process's workbench.
 
     Raises:
+        SuiteError: the suite's protocol goes step by step.
         Unsupported: the criterion declines.
         CriterionError: it fails.
         AssetError, ModelError: the network or the data cannot be loaded.
     """
+    if job.suite.protocol != "one_shot":
+        raise SuiteError(
+            f"a network must be pruned at once to be cut out of one, but suite `{job.suite.name}` has the protocol "
+            f"`{job.suite.protocol}`; choose a suite of the protocol `one_shot`."
+        )
     criterion = plugins.criterion_of(job)
     loaded = bench.model(job)
     context = context_of(job, loaded, reference_of(job, bench, loaded.plugin, criterion))

@@ -125,8 +125,24 @@ class RunStore:
         """
         return self.statuses([(job, key)])[0]
 
-    def statuses(self, asked: Sequence[tuple[Job, str]]) -> list[str | None]:
+    def status_of_file(self, job: Job, key: str) -> str | None:
+        """Return the status that a job's own file holds, None where it has none, or a damaged one; nothing is moved.
+
+        Raises:
+            StoreError: the file cannot be read, or a newer version of pruneboard wrote it.
+        """
+        try:
+            known, status = _key_and_status(self.path(job, key))
+        except (FileNotFoundError, DamagedFileError):
+            return None
+        return status if known == key else None
+
+    def statuses(self, asked: Sequence[tuple[Job, str]], *, touch: bool = True) -> list[str | None]:
         """Return what `status` returns of each job and key, from one look at the folder.
+
+        Args:
+            asked: jobs with their keys.
+            touch: whether finished jobs become those that tables show; False moves nothing.
 
         Raises:
             StoreError: the folder cannot be read or written, or a newer version of pruneboard wrote a file.
@@ -149,9 +165,9 @@ class RunStore:
                 with contextlib.suppress(FileNotFoundError):
                     versions = looks[job.suite.name].get(cell, ())
                     version = _finished(versions, key)
-                    if version and self._make_latest(job, version, versions):
+                    if version and touch and self._make_latest(job, version, versions):
                         changed.add((job.suite.name, cell))
-                    if version and _is_outdone(version, versions):
+                    if version and touch and _is_outdone(version, versions):
                         wanted.setdefault(version.file, {})[key] = (number, self.path(job, key))
                     answers[number] = version.status if version else None
             for number in self._bring_back(wanted):

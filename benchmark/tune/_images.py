@@ -61,6 +61,11 @@ def draw_images(suite: Suite, labels: Labels, draws: Draws) -> Images:
             f"a suite to tune on must measure accuracy on another split than it draws from, but `{suite.name}` uses "
             f"`{suite.reference_split}` for both, so that tuning would see what it is judged by; tune on another suite."
         )
+    if suite.protocol != "one_shot":
+        raise SuiteError(
+            f"a suite to tune on must prune at once, but `{suite.name}` has the protocol `{suite.protocol}`; tune on "
+            "one of the protocol `one_shot`."
+        )
     most_shots = max(suite.shots)
     reference = tuple(draw_reference(labels, most_shots, seed) for seed in draws.seeds)
     used = np.concatenate([*reference, *(draw_reference(labels, most_shots, seed) for seed in suite.seeds)])

@@ -14,13 +14,17 @@ from networks import GRANULARITIES, images, tiny_network
 from pruneboard.benchmark import plugins, protocols
 from pruneboard.benchmark.api import Batch, Context
 from pruneboard.benchmark.compact import agree
-from pruneboard.benchmark.errors import CheckpointError, ModelError
+from pruneboard.benchmark.errors import CheckpointError, ModelError, SuiteError
 from pruneboard.benchmark.evaluate import measure
+from pruneboard.benchmark.physical import score
 from pruneboard.benchmark.pruned import PrunedNetwork
 from pruneboard.benchmark.runner import Workbench, run_job
 from pruneboard.benchmark.schema import FineTuning
+from pruneboard.benchmark.scoring import score_all_shots
 from pruneboard.benchmark.suites import expand, load_suite
 from pruneboard.benchmark.training import TrainingImages, finetune
+from pruneboard.benchmark.tune import Draws
+from pruneboard.benchmark.tune._images import draw_images
 from pruneboard.benchmark.units import find_layers, masked
 
 CPU = torch.device("cpu")
@@ -327,3 +331,64 @@ def test_batches_of_a_reference_are_cut_by_shots():
     context = Context(model=nn.Identity(), layers=(), generator=torch.Generator(), data=data)
 
     assert protocols._first_shots(context, 1, 2).data.images.flatten().tolist() == list(range(10))
+
+
+def test_a_network_that_was_pruned_step_by_step_is_not_cut_at_once_and_not_tuned_at_once(tmp_path):
+    suite = suite_of(tmp_path, "iterative", criteria=["magnitude"])
+    (job,) = expand(suite)
+    with pytest.raises(SuiteError, match="suite `small` has the protocol `iterative`; choose a suite of"):
+        score(job, 1, Workbench(CPU))
+    labels = torch.arange(500).numpy() % 10
+    with pytest.raises(SuiteError, match="must prune at once, but `small` has the protocol `iterative`"):
+        draw_images(suite, labels, Draws(1, None, 0))
+
+
+@pytest.mark.parametrize("protocol", ["one_shot", "iterative"])
+def test_fewer_images_at_once_where_memory_runs_out(tmp_path, extra_criteria, protocol):
+    rows = run(suite_of(tmp_path, protocol, criteria=["bad_big_batch"]))
+
+    assert {row.status for row in rows} == {"ok"}
+
+
+def test_removed_units_do_not_count_in_the_norm_of_their_layer(tmp_path):
+    """In a residual network the gradient at a removed unit is that of the sum, and not zero."""
+    suite = suite_of(tmp_path, "iterative", models={"digits_resnet": ["filters"]}, criteria=["gradient"], shots=[2])
+    (job,) = expand(suite)
+    bench = Workbench(CPU)
+    loaded = bench.model(job)
+    layers, criterion = loaded.layers("filters"), plugins.criterion_of(job)
+    pruned = PrunedNetwork(loaded.network, layers, loaded.probe)
+    pruned.remove(randomly(layers, 0.4))
+    data = bench.reference(job, loaded.plugin)
+    context = Context(model=pruned.network, layers=layers, generator=torch.Generator(), data=data)
+    scores = score_all_shots(criterion, context, (1,), loaded.probe, kept=pruned.masks).by_shots[1]
+    raw = dataclasses.replace(criterion, per_layer="none").score(context)
+
+    assert any(float(raw[name][~mask].abs().sum()) > 0 for name, mask in pruned.masks.items())
+    for name, mask in pruned.masks.items():
+        left = raw[name][mask]
+        torch.testing.assert_close(scores[name][mask], left / left.norm() if len(left) else left)
+
+
+def test_the_time_of_a_job_counts_steps_that_were_taken_before(tmp_path, monkeypatch):
+    suite = finetuned(tmp_path, shots=[1], rates=[0.0, 0.3, 0.5])
+    whole = run(suite, Workbench(CPU, run_folder=tmp_path))
+    again = run(suite, Workbench(CPU, run_folder=tmp_path))
+
+    assert results(again) == results(whole)
+    # What was kept is the time of the steps, without that of loading the network.
+    assert again[0].job_seconds > 0.3 * whole[0].job_seconds
+
+
+def test_steps_of_another_machine_are_taken_again(tmp_path, monkeypatch):
+    suite = finetuned(tmp_path, shots=[1], rates=[0.0, 0.3, 0.5])
+    run(suite, Workbench(CPU, run_folder=tmp_path))
+    removed = []
+    remove = PrunedNetwork.remove
+    monkeypatch.setattr(PrunedNetwork, "remove", lambda self, masks: removed.append(1) or remove(self, masks))
+    run(suite, Workbench(CPU, run_folder=tmp_path))
+    assert len(removed) == 1
+    monkeypatch.setattr(torch, "__version__", "0.0.1")
+    run(suite, Workbench(CPU, run_folder=tmp_path))
+
+    assert len(removed) == 1 + 2

@@ -208,10 +208,9 @@ def test_what_is_missing_most_comes_first(tmp_path):
     jobs = [job_of(suite, criterion, seed) for criterion in ("random", "taylor") for seed in range(3)]
 
     class Store(RunStore):
-        def status(self, job, key):
-            return {("random", 0): "ok", ("random", 1): "unsupported", ("taylor", 1): "failed"}.get(
-                (job.criterion, job.seed)
-            )
+        def statuses(self, asked, *, touch=True):
+            known = {("random", 0): "ok", ("random", 1): "unsupported", ("taylor", 1): "failed"}
+            return [known.get((job.criterion, job.seed)) for job, _ in asked]
 
     bench, past = Workbench(torch.device("cpu")), {kind("taylor"): 7.0}
     tasks = running.plan(jobs, Store(tmp_path), bench, past, fresh=False)

@@ -31,6 +31,9 @@ from pruneboard.benchmark.workers import POSTPONED_SECONDS, TaskQueue
 _MOST_STARTS = 3
 """Workers that may be lost on a node, one after the other, before any of them came up."""
 
+_MOST_SKIPPED = 100
+"""Tasks in a row that turn out to need no worker before the other workers are looked after."""
+
 _WAIT_SECONDS = 1.0
 _LOOK_SECONDS = 2.0
 _READY_SECONDS = 30.0
@@ -165,7 +168,7 @@ class _Run:
 
     def _look_for_nodes(self) -> None:
         """Start workers where there is room, as far as there are jobs for them."""
-        if time.monotonic() - self._looked < _LOOK_SECONDS:
+        if self._options.stop.finishes or time.monotonic() - self._looked < _LOOK_SECONDS:
             return
         self._looked = time.monotonic()
         if not self._cluster.is_reachable():
@@ -199,7 +202,9 @@ class _Run:
                 return
             self._is_begun = any(slot.state == "idle" for slot in self._slots)
         for slot in [slot for slot in self._slots if slot.state == "idle"]:
-            while slot.task is None and self._queue:
+            for _ in range(_MOST_SKIPPED):
+                if slot.task is not None or not self._queue or self._options.stop.finishes or self._options.stop.drops:
+                    break
                 task = self._queue.take(slot)
                 event = self._agenda.admit(task)
                 if event is None:
@@ -209,7 +214,7 @@ class _Run:
                     slot.task, slot.state, slot.since = task, "working", time.monotonic()
                     slot.reply = slot.actor.run.remote(task.job)
                 yield event
-            if slot.task is None and not self._postponed:
+            if slot.task is None and not self._queue and not self._postponed:
                 # Others may use its CPUs; a job that is lost meanwhile gets a new worker.
                 self._end(slot)
 
@@ -264,6 +269,8 @@ class _Run:
     def _store_rows(self, slot: _Slot, task: Task, outcome: Outcome) -> Finished:
         slot.task, slot.state = None, "idle"
         self._agenda.store.save(task.job, outcome.rows)
+        # Of an earlier run on this machine; on the nodes there are none.
+        self._bench.checkpoints(task.job).forget(task.job.suite.shots)
         self._agenda.release(task)
         if outcome.tainted:
             self._end(slot)
