@@ -62,8 +62,6 @@ def start_pruneboard(*arguments: object, cwd: Path, env: Mapping[str, str] | Non
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Tests that were started in the background of a shell are deaf to it, and so would be their children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
