@@ -177,7 +177,9 @@ class Watch:
         elif not self._console.is_terminal:
             done = self.summary.counts.total()
             left = f", {format_seconds(self._seconds_left)} left" if self._seconds_left is not None else ""
-            self._console.print(f"[{done}/{self._scope.n_todo}] {event.job}: {event.status}{where}{left}")
+            self._console.print(
+                f"[{done}/{self._scope.n_todo}] {event.job}: {event.status}{where}{left}", soft_wrap=True
+            )
 
     def _tick_on(self) -> None:
         """Look at what has become of the run, once in a while."""

@@ -107,7 +107,7 @@ def build(runs: Path | None, results: Path, out: Path) -> Path:
         out,
         sources=sources,
         published=published,
-        studies={suite.name: _studies(suite, runs, results) for suite in suites},
+        studies={suite.name: _studies(suite, runs, results, rows) for suite, rows in zip(suites, tables, strict=True)},
         speeds={suite.name: _speeds(suite, runs, results) for suite in suites},
     )
     found = set() if runs is None else set(RunStore(runs).suites())
@@ -120,10 +120,14 @@ def build(runs: Path | None, results: Path, out: Path) -> Path:
     return page
 
 
-def _studies(suite: Suite, runs: Path | None, results: Path) -> list[Study]:
-    """Studies of a suite: from the run folder where it has some, else the published ones."""
+def _studies(suite: Suite, runs: Path | None, results: Path, rows: pd.DataFrame) -> list[Study]:
+    """Studies of a suite: from the run folder where it has some, else the published ones that its rows measure."""
     found = [] if runs is None else current_studies(StudyStore(runs).read(suite.name), suite)
-    return found or current_studies(StudyStore(results).read(suite.name), suite)
+    published = current_studies(StudyStore(results).read(suite.name), suite)
+    measured = set(zip(rows["criterion"], rows["model"], rows["granularity"], strict=True))
+    if runs is None or rows.empty:
+        return found or published
+    return found or [s for s in published if (s.tuned_name, s.model, s.granularity) in measured]
 
 
 def _speeds(suite: Suite, runs: Path | None, results: Path) -> list[Speed]:
