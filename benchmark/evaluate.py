@@ -178,7 +178,8 @@ def points_under(
     """
     sizes = count_sizes(pruning.model, pruning.layers, masks, evaluation.batch(slice(1)))
     accuracies = accuracies_under(pruning, masks, evaluation)
-    return [_point(*one) for one in zip(rates, masks, accuracies, sizes, strict=True)]
+    ordered = [[one[layer.name] for layer in pruning.layers] for one in masks]
+    return [_point(*one) for one in zip(rates, ordered, accuracies, sizes, strict=True)]
 
 
 def accuracies_under(pruning: Pruning, masks: Sequence[Mapping[str, Tensor]], evaluation: Evaluation) -> list[Accuracy]:
@@ -256,14 +257,15 @@ def _mask_key(masks: Mapping[str, Tensor]) -> bytes:
     return joined.digest()
 
 
-def _point(rate: float, masks: Mapping[str, Tensor], accuracy: Accuracy, size: Size) -> CurvePoint:
+def _point(rate: float, masks: Sequence[Tensor], accuracy: Accuracy, size: Size) -> CurvePoint:
     return CurvePoint(
         rate=rate,
-        n_units_removed=sum(int((~mask).sum()) for mask in masks.values()),
+        n_units_removed=sum(int((~mask).sum()) for mask in masks),
         top1=accuracy.top1,
         top5=accuracy.top5,
         cross_entropy=accuracy.cross_entropy,
         n_images=accuracy.n_images,
         params_left=size.params,
         macs_left=size.macs,
+        units_left=" ".join(str(int(mask.sum())) for mask in masks),
     )

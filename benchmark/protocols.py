@@ -17,7 +17,7 @@ from pruneboard.benchmark.errors import CheckpointError, StoreError
 from pruneboard.benchmark.evaluate import Evaluation, Pruning, accuracy_curve, points_under, prepare_pruning
 from pruneboard.benchmark.pruned import PrunedNetwork
 from pruneboard.benchmark.ranking import masks_at, rank
-from pruneboard.benchmark.schema import CurvePoint, FineTuning, Scope
+from pruneboard.benchmark.schema import SCHEMA_VERSION, CurvePoint, FineTuning, Scope
 from pruneboard.benchmark.scoring import Scoring, score_all_shots
 from pruneboard.benchmark.store import atomic_file
 from pruneboard.benchmark.training import TrainingImages, finetune
@@ -211,6 +211,7 @@ class Checkpoints:
         if self._with_weights:
             tensors |= {f"state.{name}": value for name, value in pruned.network.state_dict().items()}
         facts = {
+            "schema": SCHEMA_VERSION,
             "key": self._key,
             "machine": self._machine,
             "all_seconds": state.all_seconds,
@@ -240,7 +241,7 @@ class Checkpoints:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         except (OSError, ValueError, KeyError, safetensors.SafetensorError):
             return state
-        if (facts["key"], facts["machine"]) != (self._key, self._machine):
+        if (facts.get("schema"), facts["key"], facts["machine"]) != (SCHEMA_VERSION, self._key, self._machine):
             return state
         weights = {name.removeprefix("state."): v for name, v in tensors.items() if name.startswith("state.")}
         pruned.restore({layer.name: tensors[f"mask.{layer.name}"] for layer in pruned.layers}, weights)

@@ -276,6 +276,7 @@ def run_job(job: Job, bench: Workbench) -> list[Row]:
         make_row(job, bench, status="ok", reason="", seconds=measured.earlier_seconds + time.perf_counter() - started),
         n_units=sum(layer.n_units for layer in pruning.layers),
         evaluation=pruning.how + (f" in {bench.precision}" if bench.precision != "float32" else ""),
+        layers=json.dumps({layer.name: layer.n_units for layer in pruning.layers}),
         params_total=size.params,
         macs_total=size.macs,
         score_seconds=measured.score_seconds,

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Version of the columns below; rises when a column is added, removed or changes its meaning."""
 
 ENGINE_VERSION = 1
@@ -224,6 +224,7 @@ class CurvePoint:
     n_images: int
     params_left: int
     macs_left: int
+    units_left: str
 
 
 def _column(level: Literal["job", "point"], meaning: str, unit: str = "", *, default: Any = dataclasses.MISSING) -> Any:
@@ -269,6 +270,9 @@ class Row:
     status: str = _column("job", "ok, unsupported or failed")
     reason: str = _column("job", "why there is no result; empty when status is ok")
     n_units: int | None = _measured("job", "units of this granularity in the network")
+    layers: str = _column(
+        "job", "layers that hold units, in the order of the network, with their numbers of units, as JSON", default=""
+    )
     params_total: int | None = _measured("job", "parameters of the unpruned network")
     macs_total: int | None = _measured("job", "multiply-accumulates of the unpruned network for one image")
     evaluation: str = _column(
@@ -301,6 +305,7 @@ class Row:
     n_images: int | None = _measured("point", "evaluation images")
     params_left: int | None = _measured("point", "parameters that still meet a live input and a kept output")
     macs_left: int | None = _measured("point", "multiply-accumulates left for one image, counted like params_left")
+    units_left: str = _column("point", "units left in each of `layers`, separated by spaces", default="")
 
 
 @dataclasses.dataclass(frozen=True)

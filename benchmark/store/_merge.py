@@ -16,10 +16,11 @@ from pruneboard.benchmark.store._format import write_job, write_segment
 from pruneboard.benchmark.store._runs import RunStore
 from pruneboard.benchmark.store._tables import CELL, arrow_of
 
-# What has to agree between two machines; times, versions of libraries and the last bits of a mean need not.
+# What has to agree between two machines; times, versions of libraries and the last bits of a mean need not, and rows of
+# older schemas do not say how many units are left in each layer.
 _RESULT = [
     *("status", "n_units"),
-    *(c.name for c in COLUMNS if c.level == "point" and c.name != "cross_entropy"),
+    *(c.name for c in COLUMNS if c.level == "point" and c.name not in ("cross_entropy", "units_left")),
 ]
 
 

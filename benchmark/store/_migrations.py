@@ -26,7 +26,12 @@ def _to_4(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(protocol="one_shot", finetuning="")
 
 
-_STEPS: Mapping[int, Callable[[pd.DataFrame], pd.DataFrame]] = {1: _to_2, 2: _to_3, 3: _to_4}
+def _to_5(rows: pd.DataFrame) -> pd.DataFrame:
+    """Which layers lost their units was not kept before version 5."""
+    return rows.assign(layers="", units_left="")
+
+
+_STEPS: Mapping[int, Callable[[pd.DataFrame], pd.DataFrame]] = {1: _to_2, 2: _to_3, 3: _to_4, 4: _to_5}
 """By the version that a step starts from."""
 
 OLDEST = min(_STEPS)

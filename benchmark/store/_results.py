@@ -13,6 +13,7 @@ from pruneboard.benchmark.store._tables import NAMES, PANDAS, concatenate, in_or
 
 _JOB_COLUMNS = [c.name for c in COLUMNS if c.level == "job"]
 _POINT_COLUMNS = [c.name for c in COLUMNS if c.level == "point"]
+_POINT_TEXT = [c.name for c in COLUMNS if c.level == "point" and c.kind is str]
 _CELL = ["model", "granularity", "seed"]
 
 
@@ -108,6 +109,8 @@ class ResultsStore:
                 "lacks; write both again with `pruneboard table --publish`."
             )
         joined = jobs.merge(points.rename(columns={"key": "short_key"}), on="short_key", how="left", validate="1:m")
+        # A job without a result has no points.
+        joined = joined.fillna({name: "" for name in _POINT_TEXT if name in joined})
         return _typed(migrate(joined, version), jobs_path)
 
 

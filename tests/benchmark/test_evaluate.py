@@ -1,5 +1,6 @@
 import copy
 import math
+from dataclasses import replace
 from decimal import Decimal
 from itertools import pairwise
 
@@ -98,6 +99,20 @@ def test_the_curve_is_that_of_copies_with_zeroed_weights(kind):
         assert before.params_left >= after.params_left
         assert before.macs_left >= after.macs_left
     assert curve[0].n_units_removed < curve[-1].n_units_removed
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_units_left_are_those_of_each_layer_in_the_order_of_the_network(kind):
+    model, layers, ranking = _ranked(kind)
+    backwards = replace(ranking, layers=ranking.layers[::-1])
+    masks = [masks_at(backwards, rate) for rate in RATES]
+    curve = accuracy_curve(_prepared(model, layers), backwards, RATES, _evaluation())
+
+    assert [*masks[0]] == [layer.name for layer in layers][::-1]
+    assert [point.units_left for point in curve] == [
+        " ".join(f"{len([kept for kept in one[layer.name].tolist() if kept])}" for layer in layers) for one in masks
+    ]
+    assert len({point.units_left for point in curve}) > 3
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pruneboard.benchmark.errors import StoreError
-from pruneboard.benchmark.schema import COLUMNS
+from pruneboard.benchmark.schema import COLUMNS, SCHEMA_VERSION
 from pruneboard.benchmark.store import ResultsStore, RunStore, atomic_file
 from rows import job_of, job_rows, save
 
@@ -152,7 +152,9 @@ def test_damaged_and_foreign_files_are_refused_by_name(tmp_path):
         runs.read("digits")
     newer = pq.read_table(pa.BufferReader(whole)).replace_schema_metadata({"pruneboard_schema": "99"})
     pq.write_table(newer, path)
-    with pytest.raises(StoreError, match="must have a schema version from 1 to 4, but .* has 99; use a newer release"):
+    with pytest.raises(
+        StoreError, match=f"must have a schema version from 1 to {SCHEMA_VERSION}, but .* has 99; use a newer release"
+    ):
         runs.read("digits")
 
 
@@ -173,8 +175,8 @@ def test_broken_published_tables_are_refused_by_name(tmp_path):
     refused(points, good[points].replace("599", "many"), "must be a CSV file of known columns")
     refused(
         jobs,
-        good[jobs].replace("\n4,", "\n5,"),
-        "must have one schema version from 1 to 4, but .* has 5; use a newer release",
+        good[jobs].replace(f"\n{SCHEMA_VERSION},", f"\n{SCHEMA_VERSION + 1},"),
+        f"one schema version from 1 to {SCHEMA_VERSION}, but .* has {SCHEMA_VERSION + 1}; use a newer release",
     )
     refused(jobs, "", "must be a CSV file of known columns")
     refused(jobs, good[jobs].replace(",key,", ",kex,"), "must have a column `key`")

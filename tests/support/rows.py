@@ -30,6 +30,7 @@ _JOB = Row(
     status="ok",
     reason="",
     n_units=200,
+    layers='{"a": 80, "b": 120}',
     params_total=1000,
     macs_total=5000,
     score_seconds=0.1234567890123,
@@ -54,6 +55,7 @@ _JOB = Row(
     n_images=None,
     params_left=None,
     macs_left=None,
+    units_left="",
 )
 
 
@@ -74,6 +76,7 @@ def job_rows(*, key: str, rates=(0.0, 0.05, 0.1), shots=(1, 2), **changes) -> li
             n_images=599,
             params_left=1000,
             macs_left=5000,
+            units_left=f"{80 - int(rate * 200)} 120",
         )
         for k in shots
         for rate in rates

@@ -51,9 +51,12 @@ def make_suite(name: str = "digits", **changes: Any) -> Suite:
     return Suite(**values | changes)
 
 
+_EMPTY = ("finetuning", "layers", "units_left")
+
+
 def job_values(suite: Suite, model: str, granularity: str, criterion: str, seed: int) -> dict[str, Any]:
     family, needs, source, _ = CRITERIA.get(criterion, ("gradient", "labels", "", 0.4))
-    values: dict[str, Any] = {column.name: "" if column.name == "finetuning" else None for column in COLUMNS}
+    values: dict[str, Any] = {column.name: "" if column.name in _EMPTY else None for column in COLUMNS}
     return values | {
         "schema_version": SCHEMA_VERSION,
         "key": digest([suite.name, model, granularity, criterion, seed]),
@@ -79,6 +82,7 @@ def job_values(suite: Suite, model: str, granularity: str, criterion: str, seed:
         "status": "ok",
         "reason": "",
         "n_units": 240,
+        "layers": '{"first": 100, "second": 140}',
         "params_total": 52_000,
         "macs_total": 900_000,
         "score_seconds": 0.21,
@@ -139,6 +143,7 @@ def _rows(suite: Suite, criteria: Sequence[str]) -> Iterator[dict[str, Any]]:
                                 "n_images": N_IMAGES,
                                 "params_left": int(52_000 * (1 - rate)),
                                 "macs_left": int(900_000 * (1 - rate)),
+                                "units_left": f"{100 - math.floor(rate * 100)} {140 - math.floor(rate * 140)}",
                             }
 
 
