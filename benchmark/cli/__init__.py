@@ -115,7 +115,8 @@ def run(
     if tuned:
         from pruneboard.benchmark.cli.tuning import run_tuned
 
-        jobs: Sequence[Job] = run_tuned(loaded, [out, Path("results")], model or (), criterion or ())
+        source = load_suite(suite_path(suite).with_name(f"{loaded.tuned_on}.toml")) if loaded.tuned_on else loaded
+        jobs: Sequence[Job] = run_tuned(loaded, source, [out, Path("results")], model or (), criterion or ())
     else:
         jobs = expand(loaded, models=model or (), criteria=criterion or ())
 
