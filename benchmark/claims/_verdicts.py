@@ -220,8 +220,8 @@ def _pooled(table: pd.DataFrame) -> tuple[float, float, float]:
     for _, part in table.groupby("suite", sort=True):
         by_seed = part.pivot(index="seed", columns=["model", "granularity"], values="difference")
         common = by_seed.dropna().mean(axis=1)
-        variance = common.var(ddof=1) / len(common) if len(common) > 1 else np.nan
-        parts.append((by_seed.mean().mean(), variance, len(common) - 1, by_seed.shape[1]))
+        of_mean = common.var(ddof=1) / len(common) if len(common) > 1 else math.nan
+        parts.append((by_seed.mean().mean(), of_mean, len(common) - 1, by_seed.shape[1]))
     mean, variance, degrees, n_networks = (np.array(values, dtype=float) for values in zip(*parts, strict=True))
     weight = n_networks / n_networks.sum()
     terms = weight**2 * variance

@@ -86,8 +86,9 @@ def _outcome(outcome: ClaimResult, *, every_network: bool) -> RenderableType:
 
 
 def _contrast(outcome: ClaimResult, contrast: Contrast, effect: Effect) -> str:
+    metric = _METRICS[outcome.claim.metric]
     return (
-        f"{contrast.verdict} against {display_name(contrast.name)}: {_METRICS[outcome.claim.metric]} {_interval(effect)}; "
+        f"{contrast.verdict} against {display_name(contrast.name)}: {metric} {_interval(effect)}; "
         f"of {len(contrast.networks)} networks {contrast.count('supported')} support, "
         f"{contrast.count('contradicted')} contradict"
     )
