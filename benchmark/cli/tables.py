@@ -16,6 +16,7 @@ from pruneboard.benchmark.render import (
     terminal_table,
     tuning_table,
     view_tuning,
+    write_inventory,
 )
 from pruneboard.benchmark.schema import TUNED_SUFFIX, Suite
 from pruneboard.benchmark.speeds import Speed, SpeedStore, current_speeds
@@ -83,6 +84,9 @@ def publish(name: str, runs: Path, results: Path) -> None:
         lines = view_tuning(all_studies, _of_grid(store.read(suite.name), suite))
         paths += [*map(studies.path, all_studies), *map(studies.trials_path, all_studies)]
         paths.append(studies.write_comparison(suite.name, tuning_table(lines)))
+    readme = results / "README.md"
+    if write_inventory(readme, [(suite, store.read(suite.name)) for suite in _all_suites()]):
+        paths.append(readme)
     for path in paths:
         make_console().print(str(path), soft_wrap=True)
 
