@@ -68,7 +68,7 @@ def _suite(suite: Suite, rows: pd.DataFrame) -> str:
         f"timm {_all(rows, 'timm')}, zennit {_all(rows, 'zennit')}, Python {_all(rows, 'python')}",
         "In": f"{jobs['job_seconds'].sum() / _SECONDS_PER_HOUR:.2f} hours of all jobs together, on {_days(rows)}",
         "With": ", ".join(_code(rows)),
-        "Again": "; ".join(f"`{command}`" for command in _commands(suite, networks["model"].unique(), bool(tuned))),
+        "Again": "; ".join(f"`{command}`" for command in _commands(suite, set(networks["model"]), bool(tuned))),
     }
     return f"### {suite.name}\n\n" + "\n".join(f"- {name}: {text}" for name, text in facts.items())
 
@@ -79,9 +79,9 @@ def _all(rows: pd.DataFrame, column: str) -> str:
 
 
 def _data(rows: pd.DataFrame) -> list[str]:
-    sets = rows[["dataset", "data_digest", "n_images"]].astype(str).drop_duplicates().sort_values("dataset")
+    sets = rows[["dataset", "data_digest", "n_images"]].drop_duplicates().sort_values(["dataset", "n_images"])
     return [
-        f"`{name}`, {n} evaluation images, sha256 {sha[:12]}"
+        f"`{name}`, {int(n)} evaluation images, sha256 {sha[:12]}"
         for name, sha, n in sets.itertuples(index=False, name=None)
     ]
 
@@ -107,8 +107,8 @@ def _days(rows: pd.DataFrame) -> str:
     return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
 
 
-def _commands(suite: Suite, models: Sequence[str], tuned: bool) -> list[str]:
+def _commands(suite: Suite, models: set[str], tuned: bool) -> list[str]:
     listed = [model.name for model in suite.models]
-    chosen = "" if set(listed) <= set(models) else "".join(f" --model {name}" for name in listed if name in set(models))
+    chosen = "" if set(listed) <= models else "".join(f" --model {name}" for name in listed if name in models)
     run = f"pruneboard run {suite.name}{chosen}"
     return [run, *([f"{run} --tuned"] if tuned else []), f"pruneboard table {suite.name} --publish"]
