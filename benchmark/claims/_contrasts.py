@@ -77,7 +77,7 @@ def _families(claim: Claim, areas: pd.DataFrame) -> pd.DataFrame:
     mean = others.groupby(key)["value"].mean().reset_index()
     both = of_some.merge(mean, on=key, suffixes=("", "_others"))
     both["difference"] = both["value"] - both["value_others"]
-    return both.assign(contrast=" ".join(claim.other_families))
+    return both.assign(contrast=", ".join(claim.other_families))
 
 
 _KINDS: Mapping[Kind, Callable[[Claim, pd.DataFrame], pd.DataFrame]] = {
@@ -94,6 +94,6 @@ def contrast_names(claim: Claim) -> tuple[str, ...]:
         case "shots":
             return (f"{claim.few_shots} shots",)
         case "families":
-            return (" ".join(claim.other_families),)
+            return (", ".join(claim.other_families),)
         case _:
             return claim.rivals

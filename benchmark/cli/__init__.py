@@ -220,16 +220,27 @@ def show(name: Annotated[str, typer.Argument(help="A criterion, model or suite."
 
 @app.command()
 def table(
-    suite: Annotated[str, typer.Argument(help="Name of a suite, or path of a suite file (.toml).")],
+    suite: Annotated[
+        str | None,
+        typer.Argument(help="Name of a suite, or path of a suite file (.toml). Default: across the networks of all."),
+    ] = None,
     runs: Runs = Path("runs"),
     results: Results = Path("results"),
     publish: Annotated[
         bool, typer.Option("--publish", help="Write the run folder's rows to the published tables.")
     ] = False,
 ) -> None:
-    """Show the leaderboard of a suite: from the run folder where it has rows of the suite, else as published."""
+    """Show the leaderboard of a suite: from the run folder where it has rows of the suite, else as published.
+
+    Without SUITE: the ranking across networks, from the same rows of every suite.
+    """
     from pruneboard.benchmark.cli import tables
 
+    if suite is None:
+        if publish:
+            raise PruneboardError("`--publish` must come with a suite, got none; name one.")
+        tables.print_overall(runs, results)
+        return
     tables.print_table(suite, runs, results)
     if publish:
         tables.publish(suite, runs, results)

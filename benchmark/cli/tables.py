@@ -13,6 +13,8 @@ from pruneboard.benchmark.render import (
     build_site,
     comparison_table,
     current_studies,
+    overall_table,
+    rank_across,
     terminal_table,
     tuning_table,
     view_tuning,
@@ -37,6 +39,18 @@ def print_table(name: str, runs: Path, results: Path) -> None:
     rows, source = _rows(suite, runs, results)
     console.print(Text(f"{suite.title}, {source}", style="bold"))
     console.print(terminal_table(rows, suite, load_published(suite, suite_path(name))))
+
+
+def print_overall(runs: Path, results: Path) -> None:
+    """Print the ranking across the networks of all suites.
+
+    Raises:
+        PruneboardError: a file is damaged.
+    """
+    console = make_console()
+    rows, suites = rows_of_all_suites(runs, results)
+    console.print(Text("Across networks: suites that score once and measure on unseen images", style="bold"))
+    console.print(overall_table(rank_across(rows, suites)))
 
 
 def print_comparison(suite: Suite, runs: Path, studies: Sequence[Study]) -> None:

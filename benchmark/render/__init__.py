@@ -1,6 +1,7 @@
 """Tables to pages: the static leaderboard and its version for the terminal."""
 
 from pruneboard.benchmark.render.inventory import inventory, with_inventory, write_inventory
+from pruneboard.benchmark.render.overall import overall_table, rank_across
 from pruneboard.benchmark.render.pages import build_site
 from pruneboard.benchmark.render.terminal import terminal_table
 from pruneboard.benchmark.render.tuning import current_studies, tuning_table, view_tuning
@@ -11,6 +12,8 @@ __all__ = [
     "comparison_table",
     "current_studies",
     "inventory",
+    "overall_table",
+    "rank_across",
     "terminal_table",
     "tuning_table",
     "view_tuning",

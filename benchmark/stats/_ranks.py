@@ -91,8 +91,7 @@ def critical_difference(
       Tukey's studentised range q divided by sqrt(2). It is the critical distance of the diagram. Whether two criteria
       are told apart depends on which others are ranked beside them (Benavoli et al. 2016).
     - `wilcoxon_holm`: signed-rank tests of each pair's differences of A_PR, zeros split evenly, corrected by Holm. They
-    do
-      not depend on the others, but cannot reject with few blocks: the smallest p value of n blocks is 2^(1 - n).
+      do not depend on the others, but cannot reject with few blocks: the smallest p value of n blocks is 2^(1 - n).
 
     None takes `wilcoxon_holm` where it could reject (2^(1 - n) k (k - 1) / 2 <= 0.05), else `nemenyi`.
 
