@@ -194,8 +194,8 @@ def test_the_jobs_of_a_lost_node_run_on_the_others_and_a_node_that_joins_is_used
     rows = rows_in(tmp_path / "runs")
     assert rows["key"].nunique() == 40
     assert set(rows["status"]) == {"ok"}
-    # Two workers of one node came up at the same time, and one of them received the weights for both. The other nodes may
-    # have them from an earlier test.
+    # Two workers of one node came up at the same time, and one of them received the weights for both. The other nodes
+    # may have them from an earlier test.
     received = re.findall(r"\((\w+)\) received (\d+) files?", printed)
     assert 1 <= len(received) == len(dict(received)) <= 3
     alone = pruneboard("run", "small.toml", "--workers", 2, "--out", "alone", cwd=tmp_path)
