@@ -132,6 +132,11 @@ class Suite:
         return tuple(dict.fromkeys(name for model in self.models for name in model.datasets or self.datasets))
 
     @property
+    def on_unseen_images(self) -> bool:
+        """Whether accuracy is measured on other images than those that networks are trained on."""
+        return self.evaluation_split != "train"
+
+    @property
     def digest(self) -> str:
         """Digest of what decides a single job's numbers.
 

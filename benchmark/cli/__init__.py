@@ -236,6 +236,30 @@ def table(
 
 
 @app.command()
+def claims(
+    claim: Annotated[str | None, typer.Argument(help="Only this claim, network by network. Default: all.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", help="Use this run folder's rows in place of published ones.")
+    ] = None,
+    results: Results = Path("results"),
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Write claims.csv and claims.networks.csv to the published tables.")
+    ] = False,
+) -> None:
+    """Say of each claim of the papers whether the rows support it, by how much, and how sure that is."""
+    if publish and (runs is not None or claim is not None):
+        raise PruneboardError(
+            "`--publish` must be of all claims and published rows, so neither CLAIM nor `--runs` goes with it; leave "
+            "them out."
+        )
+    from pruneboard.benchmark.cli import claiming
+
+    outcomes = claiming.print_claims(runs, results, claim)
+    if publish:
+        claiming.publish_claims(outcomes, results)
+
+
+@app.command()
 def train(
     model: Annotated[str, typer.Argument(help="Name of a model with a recipe.")],
     out: Annotated[

@@ -16,6 +16,7 @@ from pruneboard.benchmark.render import (
     terminal_table,
     tuning_table,
     view_tuning,
+    write_inventory,
 )
 from pruneboard.benchmark.schema import TUNED_SUFFIX, Suite
 from pruneboard.benchmark.speeds import Speed, SpeedStore, current_speeds
@@ -83,6 +84,9 @@ def publish(name: str, runs: Path, results: Path) -> None:
         lines = view_tuning(all_studies, _of_grid(store.read(suite.name), suite))
         paths += [*map(studies.path, all_studies), *map(studies.trials_path, all_studies)]
         paths.append(studies.write_comparison(suite.name, tuning_table(lines)))
+    readme = results / "README.md"
+    if write_inventory(readme, [(suite, store.read(suite.name)) for suite in _all_suites()]):
+        paths.append(readme)
     for path in paths:
         make_console().print(str(path), soft_wrap=True)
 
@@ -93,7 +97,7 @@ def build(runs: Path | None, results: Path, out: Path) -> Path:
     Raises:
         PruneboardError: a table is damaged, or the site cannot be written.
     """
-    suites = [load_suite(suite_path(name)) for name in suite_names()]
+    suites = _all_suites()
     tables, sources = [], {}
     for suite in suites:
         rows, source = _rows_or_none(suite, runs, results)
@@ -118,6 +122,20 @@ def build(runs: Path | None, results: Path, out: Path) -> Path:
     if all(table.empty for table in tables):
         make_console(stderr=True).print(f"note: there are no rows of any suite in `{results}`; the site is empty.")
     return page
+
+
+def rows_of_all_suites(runs: Path | None, results: Path) -> tuple[pd.DataFrame, list[Suite]]:
+    """Return the rows of all suites, each from the run folder where it has some, else as published, and the suites.
+
+    Raises:
+        PruneboardError: a file is damaged.
+    """
+    suites = _all_suites()
+    return concatenate(_rows_or_none(suite, runs, results)[0] for suite in suites), suites
+
+
+def _all_suites() -> list[Suite]:
+    return [load_suite(suite_path(name)) for name in suite_names()]
 
 
 def _studies(suite: Suite, runs: Path | None, results: Path, rows: pd.DataFrame) -> list[Study]:

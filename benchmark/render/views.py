@@ -10,7 +10,7 @@ import pandas as pd
 
 from pruneboard.benchmark.errors import SiteError
 from pruneboard.benchmark.schema import GRANULARITIES, PublishedPoint, Suite, display_name
-from pruneboard.benchmark.stats import area_under_curve, compare, summarise
+from pruneboard.benchmark.stats import area_under_curve, compare, standings, summarise
 
 _PREFERRED_SHOTS = 10  # what PXP (arXiv 2408.12568) takes per class
 
@@ -52,6 +52,8 @@ class Line:
 
     Attributes:
         rank: 1 is best; None when cells are missing.
+        ranks: smallest and largest rank that it may have, with 95 % confidence for all lines together; None without
+            rank.
         criterion: registered name.
         family: family of the criterion.
         needs: what it looks at; a tuned one looked at labelled images in any case.
@@ -60,12 +62,15 @@ class Line:
         top_pr: largest rate that keeps 95 % of the unpruned accuracy.
         by_shots: A_PR for each of the section's shots, None where there is no result.
         by_model: A_PR for each of the section's models, None where there is no result.
+        win_rate: share of comparisons with the others, cell by cell, that it wins; None without rank, or without
+            others.
         n_seeds: seeds behind the means.
         n_cells: cells (model, seed, shots) behind the means.
         n_cells_grid: cells that any criterion of the ranking has.
     """
 
     rank: int | None
+    ranks: tuple[int, int] | None
     criterion: str
     family: str
     needs: str
@@ -74,6 +79,7 @@ class Line:
     top_pr: Estimate
     by_shots: tuple[Estimate | None, ...]
     by_model: tuple[Estimate | None, ...]
+    win_rate: Estimate | None
     n_seeds: int
     n_cells: int
     n_cells_grid: int
@@ -278,12 +284,15 @@ def _section(all_areas: pd.DataFrame, rows: pd.DataFrame, granularity: str) -> S
     shots = sorted(areas["shots"].unique())
     heads = _model_heads(areas, rows.loc[(rows["granularity"] == granularity) & (rows["status"] == "ok")])
     tags = rows.drop_duplicates("criterion").set_index("criterion")
+    possible = {str(record["criterion"]): record for record in standings(areas, by).to_dict("records")}
     lines: list[Line] = []
     for record in summarise(areas, by).to_dict("records"):
         name = str(record["criterion"])
+        standing = possible.get(name)
         lines.append(
             Line(
                 rank=None if pd.isna(record["rank"]) else int(record["rank"]),
+                ranks=None if standing is None else (int(standing["rank_low"]), int(standing["rank_high"])),
                 criterion=name,
                 family=str(tags.loc[name, "criterion_family"]),
                 needs=str(tags.loc[name, "criterion_needs"]) + (" + tuning" if tags.loc[name, "tuning"] else ""),
@@ -292,12 +301,18 @@ def _section(all_areas: pd.DataFrame, rows: pd.DataFrame, granularity: str) -> S
                 top_pr=estimate(record, "top_pr"),
                 by_shots=tuple(by_shots.get((name, value)) for value in shots),
                 by_model=tuple(by_model.get((name, head.name)) for head in heads),
+                win_rate=None if standing is None else _win_rate(standing),
                 n_seeds=int(record["n_seeds"]),
                 n_cells=int(record["n_cells"]),
                 n_cells_grid=int(record["n_cells_grid"]),
             )
         )
     return Section(granularity, tuple(lines), tuple(int(value) for value in shots), heads)
+
+
+def _win_rate(standing: Mapping[Hashable, Any]) -> Estimate | None:
+    rate, low, high = (float(standing[f"win_rate{part}"]) for part in ("", "_low", "_high"))
+    return None if math.isnan(rate) else Estimate(rate, low, high)
 
 
 def estimate(record: Mapping[Hashable, Any], metric: str) -> Estimate:
