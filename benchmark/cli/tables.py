@@ -6,10 +6,12 @@ from pathlib import Path
 import pandas as pd
 from rich.text import Text
 
+from pruneboard.benchmark.catalogue import read_catalogue
 from pruneboard.benchmark.cli._console import make_console
 from pruneboard.benchmark.cli.suite_listing import make_table
 from pruneboard.benchmark.errors import StoreError
 from pruneboard.benchmark.render import (
+    Extras,
     build_site,
     comparison_table,
     current_studies,
@@ -106,9 +108,14 @@ def build(runs: Path | None, results: Path, out: Path) -> Path:
         suites,
         out,
         sources=sources,
-        published=published,
-        studies={suite.name: _studies(suite, runs, results, rows) for suite, rows in zip(suites, tables, strict=True)},
-        speeds={suite.name: _speeds(suite, runs, results) for suite in suites},
+        extras=Extras(
+            published=published,
+            studies={
+                suite.name: _studies(suite, runs, results, rows) for suite, rows in zip(suites, tables, strict=True)
+            },
+            speeds={suite.name: _speeds(suite, runs, results) for suite in suites},
+            catalogue=read_catalogue(results),
+        ),
     )
     found = set() if runs is None else set(RunStore(runs).suites())
     for folder in sorted(found - sources.keys()):

@@ -9,15 +9,9 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from pruneboard.benchmark.render.views import (
-    ComparedCell,
-    Comparison,
-    Estimate,
-    Line,
-    Section,
-    view_suite,
-    with_display_names,
-)
+from pruneboard.benchmark.render.estimates import Estimate
+from pruneboard.benchmark.render.published import ComparedCell, Comparison
+from pruneboard.benchmark.render.views import Line, Section, view_suite, with_display_names
 from pruneboard.benchmark.schema import PublishedPoint, Suite
 
 _WIDE = 125
