@@ -1,7 +1,8 @@
 """Vega-Lite specifications of every kind of chart; the page's script fills in data, names and colours.
 
-A list of one name that begins with `@`, and a text of such a name, stand for what the script puts there: `["@names"]` for
-the names that are drawn in colour, `["@colours"]` and `["@dashes"]` for how, `@x` and `@y` for titles of axes, and so on.
+A list of one name that begins with `@`, and a text of such a name, stand for what the script puts there: `["@names"]`
+for the names that are drawn in colour, `["@colours"]` and `["@dashes"]` for how, `@x` and `@y` for titles of axes, and
+so on.
 """
 
 from typing import Any
@@ -28,6 +29,8 @@ def chart_templates() -> dict[str, dict[str, Any]]:
 def _template(chart: alt.LayerChart | alt.Chart, height: Any) -> dict[str, Any]:
     spec: dict[str, Any] = chart.properties(width="container", height=height, description="@description").to_dict()
     spec.pop("config", None)
+    # A height in steps does not fit into anything.
+    spec["autosize"] = {"type": "fit-x" if isinstance(height, dict) else "fit", "contains": "padding"}
     spec.pop("$schema", None)
     return spec
 
@@ -36,10 +39,15 @@ def _data(name: str) -> alt.Chart:
     return alt.Chart(alt.NamedData(name=name))
 
 
-def _colour(*, legend: bool = True) -> alt.Color:
+def _colour() -> alt.Color:
     scale = alt.Scale(domain=["@names"], range=["@colours"])
-    shown = alt.Legend(title=None, orient="bottom", symbolType="stroke", symbolSize=240, symbolStrokeWidth=2.4)
-    return alt.Color("name:N", sort=None, scale=scale, legend=shown if legend else None)
+    return alt.Color("name:N", sort=None, scale=scale, legend=_legend())
+
+
+def _legend() -> alt.Legend:
+    return alt.Legend(
+        title=None, orient="bottom", symbolType="stroke", symbolSize=260, symbolStrokeWidth=2.4, symbolOpacity=1
+    )
 
 
 def _lines(x: alt.X, y: alt.Y, tooltip: list[alt.Tooltip]) -> list[alt.Chart]:
@@ -64,7 +72,9 @@ def _lines(x: alt.X, y: alt.Y, tooltip: list[alt.Tooltip]) -> list[alt.Chart]:
     lines = (
         _data("drawn")
         .mark_line(strokeWidth=2, clip=True)
-        .encode(x=x, y=y, color=_colour(), strokeDash=alt.StrokeDash("name:N", sort=None, scale=dashes, legend=None))
+        .encode(
+            x=x, y=y, color=_colour(), strokeDash=alt.StrokeDash("name:N", sort=None, scale=dashes, legend=_legend())
+        )
         .properties(name="lines")
     )
     dots = (
@@ -88,7 +98,7 @@ def _tooltip(x: alt.Tooltip, y: str) -> list[alt.Tooltip]:
 
 def _curve() -> alt.LayerChart:
     x = alt.X("x:Q", title="@x", axis=alt.Axis(format="%", tickCount=10), scale=alt.Scale(domain=[0, 1], nice=False))
-    y = alt.Y("y:Q", title="@y", axis=alt.Axis(format="%", tickCount=6), scale=alt.Scale(domain=[0, 1]))
+    y = alt.Y("y:Q", title="@y", axis=alt.Axis(format="%", tickCount=6), scale=alt.Scale(domain=["@bottom", 1]))
     threshold = _data("threshold").mark_rule(strokeDash=[1, 3], color=_DIMMED).encode(y="y:Q")
     tooltip = _tooltip(alt.Tooltip("rate:Q", title="units removed", format=".0%"), "top-1 accuracy")
     tooltip[2:2] = [
@@ -124,12 +134,14 @@ def _cost() -> alt.LayerChart:
         .mark_point(filled=True, size=80, opacity=1)
         .encode(x=x, y=y, color=alt.Color("colour:N", scale=None), tooltip=tooltip)
     )
-    labels = (
-        _data("labelled")
-        .mark_text(align="left", dx=8, dy=-6, fontSize=11, color="@text")
+    labels = [
+        _data(side)
+        .mark_text(align=align, dx=dx, dy=-6, fontSize=11, color="@text")
         .encode(x=x, y=y, text="name:N")
-    )
-    return alt.layer(front.properties(name="front"), dots.properties(name="dots"), labels.properties(name="labels"))
+        .properties(name=side)
+        for side, align, dx in (("right", "left", 8), ("left", "right", -8))
+    ]
+    return alt.layer(front.properties(name="front"), dots.properties(name="dots"), *labels)
 
 
 def _heat() -> alt.LayerChart:

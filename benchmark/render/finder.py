@@ -1,17 +1,23 @@
 """What the front page's finder knows: accuracy that is lost at each rate, and what can be told apart from the best."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from pruneboard.benchmark.render.links import slug
 from pruneboard.benchmark.schema import GRANULARITIES, PROTOCOLS, TUNED_SUFFIX, Suite
-from pruneboard.benchmark.stats import CONFIDENCE
+from pruneboard.benchmark.stats import ALPHA, CONFIDENCE, holm
 
 _KINDS = {"ViT": "transformer", "VGG": "CNN", "ResNet": "CNN", "MobileNetV2": "CNN"}
+_MAY_USE: Mapping[str, Callable[[str], bool]] = {
+    "any": lambda needs: True,
+    "data": lambda needs: "tuning" not in needs,
+    "images": lambda needs: needs in ("nothing", "images"),
+    "free": lambda needs: needs == "nothing",
+}
 _KIND_ORDER = ("CNN", "transformer")
 _UNIT = 10_000
 _AXES = ["criterion", "shots", "rate", "seed"]
@@ -26,9 +32,9 @@ def finder_data(rows: pd.DataFrame, suites: Sequence[Suite], tags: Mapping[str, 
     """Gather losses for every kind of network, kind of unit and protocol.
 
     Method: the loss is the unpruned accuracy minus that at a rate; within each seed the mean over the networks, then
-    over the seeds the mean and the two-sided 95 % Student-t interval. A criterion counts as worse than the best one of
-    its cell when the 95 % interval of their difference, paired by seed, lies above zero. Only criteria with results
-    in every cell of a network that any criterion has are compared.
+    over the seeds the mean and the two-sided 95 % Student-t interval. A criterion is behind the best one that may be
+    used when the paired t test over seeds, with Holm's correction, tells them apart. Only criteria with results in
+    every cell of a network that any criterion has are compared.
 
     Args:
         rows: a table with the columns of `schema.Row`, displayed names.
@@ -75,9 +81,6 @@ def _group(rows: pd.DataFrame, tags: Mapping[str, str]) -> dict[str, Any] | None
     rates = sorted(set(loss.index.get_level_values("rate")))
     values = loss.to_numpy().reshape(len(names), len(shots), len(rates), -1)
     mean, half_width = _interval(values)
-    best = mean.argmin(axis=0)
-    difference = values - np.take_along_axis(values, best[None, :, :, None], axis=0)
-    gap, gap_width = _interval(difference)
     return {
         "networks": [{"suite": str(suite), "model": str(model)} for suite, model in networks.itertuples(index=False)],
         "criteria": [_criterion(name, tags) for name in names],
@@ -87,9 +90,37 @@ def _group(rows: pd.DataFrame, tags: Mapping[str, str]) -> dict[str, Any] | None
         "unpruned": int(np.rint(_UNIT * points["unpruned"].mean())),
         "loss": _whole(mean),
         "half_width": _whole(half_width),
-        "behind": _whole(gap),
-        "behind_width": _whole(gap_width),
+        "behind": {key: _behind(values, allowed) for key, allowed in _allowed([tags[name] for name in names]).items()},
     }
+
+
+def _allowed(needs: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return which criteria each answer to what a criterion may use lets in."""
+    return {name: np.array([fits(text) for text in needs], dtype=bool) for name, fits in _MAY_USE.items()}
+
+
+def _behind(values: np.ndarray, allowed: np.ndarray) -> list[list[str]]:
+    """Tell by criterion, shots and rate (a digit each) which are behind the best of the allowed ones.
+
+    The differences to the best are paired by seed, and tested by the two-sided paired t test with Holm's correction for
+    the other allowed criteria; `1` where the corrected p value is at most 0.05.
+    """
+    answer = np.zeros(values.shape[:3], dtype=int)
+    n = values.shape[-1]
+    if allowed.sum() > 1 and n > 1:
+        inside = values[allowed]
+        best = inside.mean(axis=-1).argmin(axis=0)
+        difference = np.round(inside - np.take_along_axis(inside, best[None, :, :, None], axis=0), 12)
+        mean, error = difference.mean(axis=-1), difference.std(axis=-1, ddof=1) / np.sqrt(n)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            p_values = np.where(mean == 0, 1.0, 2 * stdtr(n - 1, -np.abs(mean / error)))
+        is_best = np.arange(len(inside))[:, None, None] == best[None]
+        told = np.zeros_like(is_best)
+        for shots, rate in np.ndindex(*best.shape):
+            others = ~is_best[:, shots, rate]
+            told[others, shots, rate] = holm(p_values[others, shots, rate]) <= ALPHA
+        answer[allowed] = told
+    return [["".join(map(str, line)) for line in block] for block in answer]
 
 
 def _common(points: pd.DataFrame, n_networks: int) -> pd.DataFrame:

@@ -241,7 +241,7 @@ def _write_rest(
     everything = pd.concat([shown.assign(stale=False), *(page.stale.assign(stale=True) for page in pages)])
     data = {(page.view.suite.name, name): numbers for page in pages for name, numbers in page.data.items()}
     groups = view_protocols([page.view for page in pages], data)
-    colours = {style.criterion: {"light": style.light, "dark": style.dark} for style in drawn}
+    shots = dict.fromkeys(key for group in groups for entry in group.curves["protocols"] for key in entry["shots"])
     write(
         "protocols.html",
         "protocols.html",
@@ -251,7 +251,6 @@ def _write_rest(
         ),
         embedded=[embed_json(group.curves) for group in groups],
         templates=embed_json(chart_templates()),
-        colours=embed_json(colours),
     )
     write("history.html", "changes.html", changes=view_history(everything))
     write("method.html", "method.html", datasets=extras.catalogue.datasets)

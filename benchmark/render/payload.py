@@ -13,7 +13,7 @@ from pruneboard.benchmark.render.layers import layers_removed
 from pruneboard.benchmark.render.links import slug
 from pruneboard.benchmark.render.styles import Style
 from pruneboard.benchmark.render.views import Section
-from pruneboard.benchmark.stats import CURVE_KEYS, curves, summarise
+from pruneboard.benchmark.stats import CURVE_KEYS, curves, standings, summarise
 
 ALL_SHOTS = "all"
 """Key of the mean over all numbers of shots."""
@@ -90,7 +90,11 @@ class SectionData:
                     for head in section.models
                 ],
                 "costs": self.costs,
-                "machine": self.machine,
+                "diagram": {
+                    "criteria": section.diagram.criteria,
+                    "ranks": [round(rank, 4) for rank in section.diagram.average_ranks],
+                    "cliques": section.diagram.cliques,
+                },
             }
         )
 
@@ -181,8 +185,13 @@ def _ranking(areas: pd.DataFrame, sizes: pd.DataFrame, key: str, criteria: Seque
         **{f"{metric}_{end}": summary[f"{metric}_{end}"] for metric in ("a_pr", "top_pr") for end in ("low", "high")},
         **{f"{name}_kept": kept[name] for name in _SIZES},
     }
-    ranks = [None if pd.isna(rank) else int(rank) for rank in summary["rank"]]
-    return {"rank": ranks, **{name: _whole(values.to_numpy(dtype=float)) for name, values in columns.items()}}
+    possible = standings(areas, by).set_index("criterion").reindex(criteria)
+    ranks = {
+        name: [None if pd.isna(rank) else int(rank) for rank in values]
+        for name, values in {**{"rank": summary["rank"]}, **possible[["rank_low", "rank_high"]]}.items()
+    }
+    columns["wins"] = possible["win_rate"]
+    return {**ranks, **{name: _whole(values.to_numpy(dtype=float)) for name, values in columns.items()}}
 
 
 def _costs(rows: pd.DataFrame, criteria: Sequence[str]) -> tuple[dict[str, list[Any]], str]:

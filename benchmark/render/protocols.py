@@ -85,7 +85,3 @@ def _group(
         lines=tuple((name, tuple(values.get(name) for values in measured)) for name in several),
         curves={"model": model, "rates": first.rates, "criteria": several, "protocols": curves},
     )
-
-
-def _n_having(name: str, measured: Sequence[Mapping[str, Estimate]]) -> int:
-    return sum(name in values for values in measured)

@@ -43,6 +43,7 @@ class Fact:
 
 
 def problems(rows: pd.DataFrame) -> tuple[Problem, ...]:
+    """Return the jobs without a result, those together that share a reason."""
     columns = ["granularity", "criterion", "model", "status", "reason"]
     jobs = rows.loc[rows["status"] != "ok", [*columns, "key"]].fillna({"reason": ""}).drop_duplicates()
     counts = jobs.groupby(columns, sort=True).size().reset_index(name="n_jobs")
@@ -60,6 +61,7 @@ def problems(rows: pd.DataFrame) -> tuple[Problem, ...]:
 
 
 def criterion_cards(rows: pd.DataFrame) -> tuple[CriterionCard, ...]:
+    """Return what the rows of each criterion say of it, sorted by name."""
     cards: list[CriterionCard] = []
     for name, part in rows.groupby("criterion", sort=True):
         family, needs, source, version, parameters = (
@@ -85,6 +87,7 @@ def _values(rows: pd.DataFrame, column: str, as_text: Callable[[object], str] = 
 
 
 def facts_of(rows: pd.DataFrame, suite: Suite) -> tuple[Fact, ...]:
+    """Return where the rows of a suite come from: digests, code, versions, devices, times."""
     if rows.empty:
         return ()
     ok = rows.loc[rows["status"] == "ok"]
@@ -124,6 +127,7 @@ def _commit_text(commit: str, clean: bool) -> str:
 
 
 def notes_on(rows: pd.DataFrame, suite: Suite) -> tuple[str, ...]:
+    """Return what a reader has to know before the numbers of a suite."""
     notes: list[str] = []
     if len(rows) and set(_values(rows, "suite_digest")) != {suite.digest}:
         notes.append(

@@ -115,13 +115,17 @@ class _Ranking:
         unranked = any(line.rank is None for line in self.section.lines)
         missing = " No rank: cells that others have are missing." if unranked else ""
         single = any(line.a_pr.high is None for line in self.section.lines)
-        one_seed = " One seed has no interval." if single else ""
-        return f"Accuracies in %; +-: 95 % interval over seeds.{one_seed}{by_shots}{missing}"
+        one_seed = " One seed has no interval, and tells nothing apart." if single else ""
+        ranks = (
+            " #: ranks it may have on these networks and images; those that share none are told apart (paired t tests over "
+            "seeds, Holm, 95 %)."
+        )
+        return f"Accuracies in %; +-: 95 % interval over seeds.{one_seed}{ranks}{by_shots}{missing}"
 
 
 def _columns(section: Section) -> list[_Column]:
     return [
-        _Column("#", lambda line: "-" if line.rank is None else str(line.rank)),
+        _Column("#", _ranks),
         _Column("criterion", lambda line: line.criterion, left=True),
         _Column("needs", lambda line: line.needs, wide_only=True, left=True),
         _Column("A_PR", lambda line: _percent(line.a_pr)),
@@ -131,8 +135,18 @@ def _columns(section: Section) -> list[_Column]:
         _Column("+-", lambda line: _half_width(line.auc, "{:.4f}", 1), wide_only=True),
         _Column("Top-PR", lambda line: f"{100 * line.top_pr.mean:.1f}"),
         _Column("+-", lambda line: _half_width(line.top_pr, "{:.1f}", 100), wide_only=True),
+        _Column(
+            "wins", lambda line: "-" if line.win_rate is None else f"{100 * line.win_rate.mean:.0f}", wide_only=True
+        ),
         _Column("seeds", lambda line: str(line.n_seeds), wide_only=True),
     ]
+
+
+def _ranks(line: Line) -> str:
+    if line.ranks is None:
+        return "-"
+    low, high = line.ranks
+    return str(low) if low == high else f"{low}-{high}"
 
 
 def _at_shots(index: int) -> Callable[[Line], str]:

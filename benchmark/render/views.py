@@ -1,7 +1,9 @@
 """What a page shows of one suite, as frozen records made from its rows."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -18,7 +20,7 @@ from pruneboard.benchmark.render.provenance import (
 )
 from pruneboard.benchmark.render.published import Comparison, comparison_table, view_comparisons
 from pruneboard.benchmark.schema import GRANULARITIES, PublishedPoint, Suite, display_name
-from pruneboard.benchmark.stats import area_under_curve, summarise
+from pruneboard.benchmark.stats import CriticalDifference, area_under_curve, critical_difference, standings, summarise
 
 _PREFERRED_SHOTS = 10  # what PXP (arXiv 2408.12568) takes per class
 
@@ -46,6 +48,7 @@ class Line:
 
     Attributes:
         rank: 1 is best; None when cells are missing.
+        ranks: smallest and largest rank that it may have, with 95 % confidence for all lines together; None without rank.
         criterion: registered name.
         family: family of the criterion.
         needs: what it looks at; a tuned one looked at labelled images in any case.
@@ -55,12 +58,14 @@ class Line:
         top_pr: largest rate that keeps 95 % of the unpruned accuracy.
         by_shots: A_PR for each of the section's shots, None where there is no result.
         by_model: A_PR for each of the section's models, None where there is no result.
+        win_rate: share of comparisons with the others, cell by cell, that it wins; None without rank, or without others.
         n_seeds: seeds behind the means.
         n_cells: cells (model, seed, shots) behind the means.
         n_cells_grid: cells that any criterion of the ranking has.
     """
 
     rank: int | None
+    ranks: tuple[int, int] | None
     criterion: str
     family: str
     needs: str
@@ -70,6 +75,7 @@ class Line:
     top_pr: Estimate
     by_shots: tuple[Estimate | None, ...]
     by_model: tuple[Estimate | None, ...]
+    win_rate: Estimate | None
     n_seeds: int
     n_cells: int
     n_cells_grid: int
@@ -85,6 +91,7 @@ class Section:
         shots: numbers of reference images per class.
         models: networks.
         twins: groups of criteria that gave the same accuracies everywhere, each with the one that stands for it first.
+        diagram: average ranks within (network, seed), and what can be told apart by them.
     """
 
     granularity: str
@@ -92,6 +99,7 @@ class Section:
     shots: tuple[int, ...]
     models: tuple[ModelHead, ...]
     twins: tuple[tuple[str, ...], ...]
+    diagram: CriticalDifference
 
     def line_of(self, criterion: str) -> Line | None:
         """Return the line of a criterion, None when it has no result here."""
@@ -181,12 +189,15 @@ def _section(all_areas: pd.DataFrame, rows: pd.DataFrame, granularity: str, suit
     shots = sorted(areas["shots"].unique())
     heads = _model_heads(areas, measured)
     tags = rows.drop_duplicates("criterion").set_index("criterion")
+    possible = {str(record["criterion"]): record for record in standings(areas, by).to_dict("records")}
     lines: list[Line] = []
     for record in summarise(areas, by).to_dict("records"):
         name = str(record["criterion"])
+        standing = possible.get(name)
         lines.append(
             Line(
                 rank=None if pd.isna(record["rank"]) else int(record["rank"]),
+                ranks=None if standing is None else (int(standing["rank_low"]), int(standing["rank_high"])),
                 criterion=name,
                 family=str(tags.loc[name, "criterion_family"]),
                 needs=str(tags.loc[name, "criterion_needs"]) + (" + tuning" if tags.loc[name, "tuning"] else ""),
@@ -196,14 +207,25 @@ def _section(all_areas: pd.DataFrame, rows: pd.DataFrame, granularity: str, suit
                 top_pr=estimate(record, "top_pr"),
                 by_shots=tuple(by_shots.get((name, value)) for value in shots),
                 by_model=tuple(by_model.get((name, head.name)) for head in heads),
+                win_rate=None if standing is None else _win_rate(standing),
                 n_seeds=int(record["n_seeds"]),
                 n_cells=int(record["n_cells"]),
                 n_cells_grid=int(record["n_cells_grid"]),
             )
         )
     return Section(
-        granularity, tuple(lines), tuple(int(value) for value in shots), heads, _twins(measured, suite.criteria)
+        granularity=granularity,
+        lines=tuple(lines),
+        shots=tuple(int(value) for value in shots),
+        models=heads,
+        twins=_twins(measured, suite.criteria),
+        diagram=critical_difference(areas),
     )
+
+
+def _win_rate(standing: Mapping[Hashable, Any]) -> Estimate | None:
+    rate, low, high = (float(standing[f"win_rate{part}"]) for part in ("", "_low", "_high"))
+    return None if math.isnan(rate) else Estimate(rate, low, high)
 
 
 def _origin(rows: pd.DataFrame) -> str:

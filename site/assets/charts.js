@@ -41,20 +41,53 @@
   const interval = (low, high) => (low === null || low === undefined ? "one seed" : `${(low / 100).toFixed(2)} to ${(high / 100).toFixed(2)} %`);
   const share = (value) => (value === null || value === undefined ? "unknown" : `${(value / 100).toFixed(1)} %`);
 
+  const dashes = [[1, 0], [7, 3], [2, 2], [9, 3, 2, 3]];
   const linesOf = (numbers, record) => {
     const shown = chosen(numbers);
     const all = numbers.criteria.flatMap((c, i) => (c.leads ? record(i).map((point) => ({ name: label(c), ...point })) : []));
     const names = new Set(shown.map(label));
+    // Dashes tell the members of a family apart, in the order of the ranking.
+    const dash = (c) => dashes[shown.filter((other) => other.family === c.family).indexOf(c) % dashes.length];
     return {
-      names: { names: shown.map(label), colours: shown.map(hue), dashes: shown.map((c) => c.dash) },
+      names: { names: shown.map(label), colours: shown.map(hue), dashes: shown.map(dash) },
       datasets: { all, drawn: all.filter((p) => names.has(p.name)), context: all.filter((p) => !names.has(p.name)) },
     };
+  };
+
+  // Where all lines stay high, the axis need not begin at zero.
+  const bottom = (points) => {
+    const least = Math.min(1, ...points.map((p) => p.low ?? p.y));
+    return least < 0.4 ? 0 : Math.floor(10 * least - 0.5) / 10;
   };
 
   const axes = {
     rate: ["units removed", () => null],
     params: ["parameters removed", (curves, i, j) => curves.params?.[i]?.[j]],
     macs: ["MACs removed", (curves, i, j) => curves.macs?.[i]?.[j]],
+  };
+
+  // Labels stand right or left of their points where they hit no other label, or not at all.
+  const spread = (wanted, all, width) => {
+    const extent = (key, scale) => {
+      const values = all.map((p) => scale(p[key]));
+      return [Math.min(...values), Math.max(...values) - Math.min(...values) || 1];
+    };
+    const [x0, dx] = extent("x", Math.log);
+    const [y0, dy] = extent("y", Number);
+    const place = (p) => [((Math.log(p.x) - x0) / dx) * (width - 110), (1 - (p.y - y0) / dy) * 290];
+    const taken = all.map((p) => { const [x, y] = place(p); return [x - 5, x + 5, y - 5, y + 5]; });
+    const sides = [[], []];
+    for (const p of wanted) {
+      const [x, y] = place(p);
+      const long = 6.4 * p.name.length;
+      const boxes = [[x + 7, x + 9 + long, y - 13, y + 1], [x - 9 - long, x - 7, y - 13, y + 1]];
+      const free = (box) => box[0] > -40 && box[1] < width - 50 && taken.every((t) => box[1] < t[0] || box[0] > t[1] || box[3] < t[2] || box[2] > t[3]);
+      const side = boxes.findIndex(free);
+      if (side < 0) continue;
+      sides[side].push(p);
+      taken.push(boxes[side]);
+    }
+    return sides;
   };
 
   const kinds = {
@@ -75,7 +108,7 @@
         }),
       );
       made.datasets.threshold = [{ y: 0.95 * fraction(network.unpruned) }];
-      return { ...made, names: { ...made.names, x: title, y: "top-1 accuracy" }, says: `${title}, ${words(shotsOf(numbers))}` };
+      return { ...made, names: { ...made.names, x: title, y: "top-1 accuracy", bottom: bottom(made.datasets.all) }, says: `${title}, ${words(shotsOf(numbers))}` };
     },
     shots(plot) {
       const numbers = data(plot.dataset.section);
@@ -100,8 +133,9 @@
         .sort((a, b) => a.x - b.x || b.y - a.y);
       let best = -1;
       const front = all.filter((p) => p.y > best && ((best = p.y), true));
-      const labelled = all.filter((p) => front.includes(p) || shown.has(p.slug));
-      return { names: { x: "seconds of scoring", y: "A_PR" }, datasets: { all, front, labelled }, says: words(shotsOf(numbers)) };
+      const wanted = all.filter((p) => front.includes(p) || shown.has(p.slug));
+      const [right, left] = spread(wanted, all, plot.clientWidth);
+      return { names: { x: "seconds of scoring", y: "A_PR" }, datasets: { all, front, right, left }, says: words(shotsOf(numbers)) };
     },
     heat() {
       const parts = [...document.querySelectorAll("section[data-granularity]")].map((s) => data(s.dataset.granularity));
@@ -138,12 +172,18 @@
       return { names: { x: `layers, from input to output, at ${Number((100 * rates[nearest]).toFixed(2))} % removed` }, datasets: { all }, says: "" };
     },
     ranks(plot) {
-      const numbers = json(`ranks-${plot.dataset.section}`);
-      const known = new Map(data(plot.dataset.section).criteria.map((c) => [c.name, c]));
-      const all = numbers.criteria.map((name, i) => ({ name, rank: numbers.ranks[i], colour: hue(known.get(name)) }));
-      const last = Math.max(...numbers.ranks);
-      const cliques = numbers.cliques.map(([first, end], i) => ({ first: numbers.criteria[first], last: numbers.criteria[end], place: last + 0.5 + 0.45 * i }));
-      return { names: { x: "mean rank (1 is best)", order: numbers.criteria }, datasets: { all, cliques }, says: "" };
+      const numbers = data(plot.dataset.section);
+      const { criteria, ranks, cliques } = numbers.diagram;
+      const known = new Map(numbers.criteria.map((c) => [c.name, c]));
+      const shown = criteria.flatMap((name, i) => (known.get(name).leads ? [{ name: label(known.get(name)), rank: ranks[i], colour: hue(known.get(name)), plain: name }] : []));
+      const order = shown.map((p) => p.name);
+      const last = Math.max(...ranks);
+      const step = (last - Math.min(...ranks)) / 28;
+      const bars = cliques
+        .map((clique) => shown.filter((p) => clique.includes(p.plain)))
+        .filter((found) => found.length > 1)
+        .map((found, i) => ({ first: found[0].name, last: found.at(-1).name, place: last + step * (2 + i) }));
+      return { names: { x: "average rank (1 is best)", order }, datasets: { all: shown, cliques: bars }, says: "" };
     },
     protocols(plot) {
       const group = json(`protocols-${plot.dataset.section}`);
@@ -163,7 +203,7 @@
       });
       const names = [...new Set(all.map((p) => p.name))];
       const dashes = [[2, 2], [6, 3], [1, 0]].slice(3 - names.length);
-      return { template: "curve", names: { names, colours: tones.slice(0, names.length), dashes, x: "units removed", y: "top-1 accuracy" }, datasets: { all, drawn: all, context: [], threshold: [] }, says: "" };
+      return { template: "curve", names: { names, colours: tones.slice(0, names.length), dashes, x: "units removed", y: "top-1 accuracy", bottom: bottom(all) }, datasets: { all, drawn: all, context: [], threshold: [] }, says: "" };
     },
   };
 
@@ -228,16 +268,16 @@
       const next = now.includes(slug) ? now.filter((s) => s !== slug) : [...now, slug];
       state.set({ show: next.join(".") || "none" });
     };
+    for (const [title, value] of [["all", "all"], ["best of each family", null]]) {
+      const button = element("button", { type: "button", class: "plain" }, title);
+      button.addEventListener("click", () => state.set({ show: value }));
+      chips.append(button);
+    }
     for (const criterion of numbers.criteria.filter((c) => c.leads)) {
       const chip = element("button", { type: "button", class: `chip family-${criterion.family}`, "data-slug": criterion.slug }, label(criterion));
       if (criterion.twins.length) chip.title = `same results: ${criterion.twins.join(", ")}`;
       chip.addEventListener("click", () => toggle(criterion.slug));
       chips.append(chip);
-    }
-    for (const [title, value] of [["all", "all"], ["best of each family", null]]) {
-      const button = element("button", { type: "button", class: "plain" }, title);
-      button.addEventListener("click", () => state.set({ show: value }));
-      chips.append(button);
     }
     const mark = () => {
       const shown = new Set(chosen(numbers).map((c) => c.slug));

@@ -88,16 +88,10 @@
     return found.sort((a, b) => a.loss - b.loss || a.total - b.total);
   };
 
-  // Behind the best for sure: the 95 % interval of the paired difference lies above zero.
-  const separated = (q, c, best) => {
+  // Behind the best that may be used: the paired test with Holm's correction tells them apart.
+  const separated = (q, c) => {
     const s = q.group.shots.indexOf(Number(q.shots));
-    const r = q.group.rates.indexOf(q.rate);
-    if (q.group.n_seeds < 2) return null;
-    const [gap, width] = [q.group.behind[c.index][s][r], q.group.behind_width[c.index][s][r]];
-    const own = q.group.behind[best.index][s][r];
-    // Differences are kept to the best of all criteria; when that one may not be used, intervals decide.
-    if (own === 0) return gap - width > 0;
-    return c.loss - c.half > best.loss + best.half;
+    return q.group.n_seeds < 2 ? null : q.group.behind[q.needs][c.index][s][q.group.rates.indexOf(q.rate)] === "1";
   };
 
   const number = (text) => element("td", { class: "number" }, text);
@@ -113,7 +107,7 @@
     }
     const [best] = list;
     const level = q.goal === "rate"
-      ? list.filter((c) => c !== best && separated(q, c, best) === false)
+      ? list.filter((c) => c !== best && separated(q, c) === false)
       : list.filter((c) => c !== best && c.reach === best.reach);
     const left = q.group.unpruned - best.loss;
     const rateText = (j) => `${Number((100 * q.group.rates[j]).toFixed(2))} %`;
@@ -161,7 +155,7 @@
         const rows = new URLSearchParams({ suite: q.group.networks[0].suite, criterion: c.name, granularity: q.group.granularity, shots: q.shots, rate: q.rate });
         line.append(element("td", { class: "number" }, element("a", { class: "value", href: `rows.html?${rows}` }, percent(q.group.unpruned - c.loss))));
         line.append(number(`${points(c.loss)}${c.half === null ? "" : ` ± ${percent(c.half)}`}`));
-        line.append(number(c === best ? "best" : separated(q, c, best) ? "behind" : "cannot be told"));
+        line.append(number(c === best ? "best" : separated(q, c) ? "behind" : "cannot be told"));
       } else {
         line.append(element("td", { class: "number value" }, rateText(c.reach)), number(rateText(c.surely)), number(""));
       }

@@ -58,9 +58,11 @@
         const i = index.get(row.dataset.criterion);
         const cell = (key) => row.querySelector(`[data-cell=${key}]`);
         const rank = columns.rank[i];
-        cell("rank").textContent = rank ?? "–";
+        const [first, last] = [columns.rank_low[i], columns.rank_high[i]];
+        cell("rank").textContent = rank === null ? "–" : first === null || first === last ? rank : `${first}–${last}`;
         cell("rank").dataset.order = rank ?? 1e6;
         write(cell("a_pr"), columns.a_pr[i], 2, change);
+        write(cell("wins"), columns.wins[i], 0, change);
         write(cell("top_pr"), columns.top_pr[i], 1, change);
         write(cell("top1"), curves.top1[i]?.[at], 2, { ...change, rate: data.rates[at] });
         for (const key of ["params", "macs"]) write(cell(key), curves[key]?.[i]?.[at], 1, { ...change, rate: data.rates[at] });
