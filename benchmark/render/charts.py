@@ -20,19 +20,17 @@ def chart_templates() -> dict[str, dict[str, Any]]:
         "curve": _template(_curve(), height=300),
         "shots": _template(_shots(), height=300),
         "cost": _template(_cost(), height=320),
-        "heat": _template(_heat(), height={"step": 20}),
-        "layers": _template(_layers(), height={"step": 18}),
-        "ranks": _template(_ranks(), height={"step": 20}),
+        "heat": _template(_heat(), height="@height"),
+        "layers": _template(_layers(), height="@height"),
+        "ranks": _template(_ranks(), height="@height"),
     }
 
 
-def _template(chart: alt.LayerChart | alt.Chart, height: Any) -> dict[str, Any]:
-    spec: dict[str, Any] = chart.properties(width="container", height=height, description="@description").to_dict()
+def _template(chart: alt.LayerChart | alt.Chart, height: int | str) -> dict[str, Any]:
+    spec: dict[str, Any] = chart.properties(width="container", description="@description").to_dict()
     spec.pop("config", None)
-    # A height in steps does not fit into anything.
-    spec["autosize"] = {"type": "fit-x" if isinstance(height, dict) else "fit", "contains": "padding"}
     spec.pop("$schema", None)
-    return spec
+    return spec | {"height": height, "autosize": {"type": "fit-x", "contains": "padding"}}
 
 
 def _data(name: str) -> alt.Chart:
@@ -52,7 +50,9 @@ def _legend() -> alt.Legend:
 
 def _lines(x: alt.X, y: alt.Y, tooltip: list[alt.Tooltip]) -> list[alt.Chart]:
     """Return dimmed lines for the context, bands and lines in colour, and points that answer to the pointer."""
-    dashes = alt.Scale(domain=["@names"], range=["@dashes"])
+    dashes = alt.StrokeDash(
+        "name:N", sort=None, scale=alt.Scale(domain=["@names"], range=["@dashes"]), legend=_legend()
+    )
     # Names of views and parameters are given because Altair counts unnamed ones through the process.
     hover = alt.selection_point(
         name="hover", fields=["name", "x"], nearest=True, on="pointerover", clear="pointerout", empty=False
@@ -72,9 +72,7 @@ def _lines(x: alt.X, y: alt.Y, tooltip: list[alt.Tooltip]) -> list[alt.Chart]:
     lines = (
         _data("drawn")
         .mark_line(strokeWidth=2, clip=True)
-        .encode(
-            x=x, y=y, color=_colour(), strokeDash=alt.StrokeDash("name:N", sort=None, scale=dashes, legend=_legend())
-        )
+        .encode(x=x, y=y, color=_colour(), strokeDash=dashes)
         .properties(name="lines")
     )
     dots = (
@@ -151,7 +149,7 @@ def _heat() -> alt.LayerChart:
         "behind:Q",
         title="behind the best of the column",
         scale=_HEAT,
-        legend=alt.Legend(format=".0%", orient="bottom", gradientLength=220, gradientThickness=10),
+        legend=alt.Legend(format=".0%", orient="bottom", gradientLength=220, gradientThickness=10, titleLimit=320),
     )
     tooltip = [
         alt.Tooltip("name:N", title="criterion"),
@@ -172,7 +170,7 @@ def _layers() -> alt.Chart:
         "removed:Q",
         title="units of the layer removed",
         scale=_SHARE,
-        legend=alt.Legend(format=".0%", orient="bottom", gradientLength=220, gradientThickness=10),
+        legend=alt.Legend(format=".0%", orient="bottom", gradientLength=220, gradientThickness=10, titleLimit=320),
     )
     tooltip = [
         alt.Tooltip("name:N", title="criterion"),
@@ -190,11 +188,12 @@ def _layers() -> alt.Chart:
 
 def _ranks() -> alt.LayerChart:
     x = alt.X("rank:Q", title="@x", scale=alt.Scale(zero=False, nice=True, padding=8), axis=alt.Axis(orient="top"))
-    y = alt.Y("name:N", sort=["@order"], title=None, axis=alt.Axis(labelLimit=190, ticks=False))
+    order = alt.Scale(domain=["@order"])
+    y = alt.Y("name:N", sort=None, scale=order, title=None, axis=alt.Axis(labelLimit=190, ticks=False))
     cliques = (
         _data("cliques")
         .mark_rule(strokeWidth=5, strokeCap="round", opacity=0.55, color=_DIMMED)
-        .encode(x=alt.X("place:Q"), y=alt.Y("first:N", sort=["@order"]), y2="last:N")
+        .encode(x=alt.X("place:Q"), y=alt.Y("first:N", sort=None, scale=order), y2="last:N")
     )
     dots = (
         _data("all")

@@ -12,6 +12,7 @@ import pandas as pd
 
 from pruneboard.benchmark.catalogue import Catalogue
 from pruneboard.benchmark.errors import SiteError
+from pruneboard.benchmark.render.across import view_overall
 from pruneboard.benchmark.render.charts import chart_templates
 from pruneboard.benchmark.render.entries import view_criteria, view_models
 from pruneboard.benchmark.render.finder import finder_data
@@ -232,7 +233,13 @@ def _write_index(shown: pd.DataFrame, pages: Sequence[_SuitePage], write: _Write
     tags = {line.criterion: line.needs for page in pages for section in page.view.sections for line in section.lines}
     groups = finder_data(shown, [page.view.suite for page in pages], tags)
     families = {style.criterion: style.family for style in drawn}
-    write("index.html", "index.html", finder=embed_json({"groups": groups, "families": families}), n_groups=len(groups))
+    write(
+        "index.html",
+        "index.html",
+        finder=embed_json({"groups": groups, "families": families}),
+        n_groups=len(groups),
+        overall=view_overall(shown, [page.view for page in pages]),
+    )
 
 
 def _write_rest(
@@ -246,9 +253,7 @@ def _write_rest(
         "protocols.html",
         "protocols.html",
         groups=groups,
-        shots=list(
-            dict.fromkeys(key for group in groups for entry in group.curves["protocols"] for key in entry["shots"])
-        ),
+        shots=list(shots),
         embedded=[embed_json(group.curves) for group in groups],
         templates=embed_json(chart_templates()),
     )

@@ -73,9 +73,8 @@ def _group(
                 "curves": numbers.models[model],
             }
         )
-    several = [
-        name for name in dict.fromkeys(n for values in measured for n in values) if _n_having(name, measured) > 1
-    ]
+    names = dict.fromkeys(name for values in measured for name in values)
+    several = [name for name in names if sum(name in values for values in measured) > 1]
     several.sort(key=lambda name: -max(values[name].mean for values in measured if name in values))
     first = data[members[0][0].suite.name, granularity]
     return ProtocolGroup(

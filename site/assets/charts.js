@@ -157,7 +157,7 @@
       const key = (name) => mean.get(name).reduce((a, b) => a + b, 0) / mean.get(name).length;
       all.sort((a, b) => key(a.name) - key(b.name) || a.name.localeCompare(b.name));
       for (const p of all) p.dark = p.behind < 0.5 * most;
-      return { names: { least: 0, most }, datasets: { all }, says: "" };
+      return { width: 240 + 190 * new Set(all.map((p) => p.column)).size, names: { least: 0, most, height: 21 * mean.size }, datasets: { all }, says: "" };
     },
     layers(plot) {
       const numbers = data(plot.dataset.section);
@@ -169,7 +169,7 @@
       const all = numbers.criteria.flatMap((c, i) =>
         c.leads && removed[i] ? names.map((layer, k) => ({ name: label(c), layer, units: units[k], removed: removed[i][nearest][k] / 100 })) : [],
       );
-      return { names: { x: `layers, from input to output, at ${Number((100 * rates[nearest]).toFixed(2))} % removed` }, datasets: { all }, says: "" };
+      return { names: { height: 19 * new Set(all.map((p) => p.name)).size, x: `layers, from input to output, at ${Number((100 * rates[nearest]).toFixed(2))} % removed` }, datasets: { all }, says: "" };
     },
     ranks(plot) {
       const numbers = data(plot.dataset.section);
@@ -183,7 +183,7 @@
         .map((clique) => shown.filter((p) => clique.includes(p.plain)))
         .filter((found) => found.length > 1)
         .map((found, i) => ({ first: found[0].name, last: found.at(-1).name, place: last + step * (2 + i) }));
-      return { names: { x: "average rank (1 is best)", order }, datasets: { all: shown, cliques: bars }, says: "" };
+      return { names: { x: "average rank (1 is best)", order, height: 21 * order.length }, datasets: { all: shown, cliques: bars }, says: "" };
     },
     protocols(plot) {
       const group = json(`protocols-${plot.dataset.section}`);
@@ -223,7 +223,8 @@
     const made = kinds[plot.dataset.kind](plot);
     const names = { ...made.names, text: pruneboard.colour("--text"), page: pruneboard.colour("--page"), description: [plot.dataset.label, made.says].filter(Boolean).join(", ") };
     const spec = fill(templates[made.template ?? plot.dataset.kind], names);
-    if (plot.dataset.kind === "protocols") spec.height = 220;
+    if (plot.dataset.kind === "protocols") spec.height = 200;
+    plot.style.maxWidth = made.width ? `${made.width}px` : "";
     const result = await vegaEmbed(plot, { ...spec, datasets: made.datasets }, {
       actions: { export: { svg: true, png: true }, source: false, compiled: false, editor: false },
       // The interpreter evaluates expressions without eval, which the page's policy forbids.
