@@ -5,6 +5,7 @@ for the names that are drawn in colour, `["@colours"]` and `["@dashes"]` for how
 so on.
 """
 
+import functools
 from typing import Any
 
 import altair as alt
@@ -14,6 +15,7 @@ _HEAT = alt.Scale(scheme="teals", reverse=True, domain=["@least", "@most"])
 _SHARE = alt.Scale(scheme="oranges", domain=[0, 1])
 
 
+@functools.cache
 def chart_templates() -> dict[str, dict[str, Any]]:
     """Return the specifications by kind: `curve`, `shots`, `cost`, `heat`, `layers` and `ranks`."""
     return {

@@ -22,7 +22,7 @@ from pruneboard.benchmark.render.libraries import tables_script, vega_script
 from pruneboard.benchmark.render.links import slug
 from pruneboard.benchmark.render.payload import SectionData, embed_json, section_data
 from pruneboard.benchmark.render.protocols import view_protocols
-from pruneboard.benchmark.render.rowdata import rows_script
+from pruneboard.benchmark.render.rowdata import ROW_COLUMNS, rows_script
 from pruneboard.benchmark.render.speed import view_speeds
 from pruneboard.benchmark.render.styles import Style, styles
 from pruneboard.benchmark.render.templates import make_environment
@@ -260,8 +260,9 @@ def _write_rest(
     write("history.html", "changes.html", changes=view_history(everything))
     write("method.html", "method.html", datasets=extras.catalogue.datasets)
     write("submit.html", "submit.html")
+    write("claims.html", "claims.html")
     index: dict[str, dict[str, str]] = {}
-    for (suite, criterion), part in everything.groupby(["suite", "criterion"], sort=True):
+    for (suite, criterion), part in everything[list(ROW_COLUMNS)].groupby(["suite", "criterion"], sort=True):
         file = f"{suite}.{slug(str(criterion))}"
         index.setdefault(str(suite), {})[str(criterion)] = file
         write.text(f"data/rows/{file}.js", rows_script(part, str(suite), str(criterion), file))

@@ -14,6 +14,9 @@ _JOB_COLUMNS = (
 _POINT_COLUMNS = (
     *("shots", "rate", "n_units_removed", "top1", "top5", "cross_entropy", "n_images", "params_left", "macs_left"),
 )
+ROW_COLUMNS = ("suite", "criterion", *_JOB_COLUMNS, *_POINT_COLUMNS, "stale")
+"""What `rows_script` reads."""
+
 _ORDER = ["model", "granularity", "seed", "key", "shots", "rate"]
 
 
