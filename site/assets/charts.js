@@ -214,6 +214,8 @@
       background: page,
       font: "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif",
       view: { stroke: null },
+      // Each chart is named as a whole, and its numbers stand in tables.
+      mark: { aria: false },
       axis: { ...axis, domainColor: line, tickColor: line, gridColor: line, labelOverlap: true, titlePadding: 8 },
       legend: { ...axis, labelColor: text, labelLimit: 190, columns: Math.max(1, Math.floor(width / 200)), rowPadding: 3, columnPadding: 16 },
     };
@@ -231,6 +233,8 @@
       ast: true,
       config: config(plot.clientWidth),
       defaultStyle: false,
+      // An empty layer is no reason for a warning.
+      logLevel: 1,
       downloadFileName: `pruneboard-${plot.id}`,
       mode: "vega-lite",
       renderer: "svg",
