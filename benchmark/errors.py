@@ -64,3 +64,7 @@ class TableError(PruneboardError):
 
 class SiteError(PruneboardError):
     """The site cannot be built from these tables."""
+
+
+class ClaimError(PruneboardError):
+    """A list of claims breaks a rule of its format."""

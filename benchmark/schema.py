@@ -102,6 +102,7 @@ class Suite:
         criteria: registered names of the criteria.
         models: the networks with their granularities.
         finetuning: the recipe of `iterative_finetune`; None for the other protocols.
+        tuned_on: suite whose studies choose the parameters of tuned criteria; empty for this one.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Suite:
     criteria: tuple[str, ...]
     models: tuple[SuiteModel, ...]
     finetuning: FineTuning | None = None
+    tuned_on: str = ""
 
     def datasets_of(self, model: str) -> tuple[str, ...]:
         """Return the data sets that a network of the suite accepts, in order of preference."""
@@ -128,6 +130,11 @@ class Suite:
     def all_datasets(self) -> tuple[str, ...]:
         """Every data set that the suite names, once each."""
         return tuple(dict.fromkeys(name for model in self.models for name in model.datasets or self.datasets))
+
+    @property
+    def on_unseen_images(self) -> bool:
+        """Whether accuracy is measured on other images than those that networks are trained on."""
+        return self.evaluation_split != "train"
 
     @property
     def digest(self) -> str:

@@ -24,6 +24,7 @@ LEVELS: dict[str, int] = {
     "catalogue": 1,
     "suites": 2,
     "store": 2,
+    "claims": 2,
     "units": 2,
     "data": 2,
     "provenance": 2,
@@ -50,7 +51,19 @@ LEVELS: dict[str, int] = {
 }
 
 # What `--help`, `table` and `site build` load has to start in well under a second.
-WITHOUT_TORCH = ("errors", "schema", "registry", "suites", "store", "stats", "speeds", "studies", "render", "cli")
+WITHOUT_TORCH = (
+    "errors",
+    "schema",
+    "registry",
+    "suites",
+    "store",
+    "stats",
+    "claims",
+    "speeds",
+    "studies",
+    "render",
+    "cli",
+)
 
 MAX_PARAMETERS = 7
 

@@ -115,7 +115,8 @@ def run(
     if tuned:
         from pruneboard.benchmark.cli.tuning import run_tuned
 
-        jobs: Sequence[Job] = run_tuned(loaded, [out, Path("results")], model or (), criterion or ())
+        source = load_suite(suite_path(suite).with_name(f"{loaded.tuned_on}.toml")) if loaded.tuned_on else loaded
+        jobs: Sequence[Job] = run_tuned(loaded, source, [out, Path("results")], model or (), criterion or ())
     else:
         jobs = expand(loaded, models=model or (), criteria=criterion or ())
 
@@ -232,6 +233,30 @@ def table(
     tables.print_table(suite, runs, results)
     if publish:
         tables.publish(suite, runs, results)
+
+
+@app.command()
+def claims(
+    claim: Annotated[str | None, typer.Argument(help="Only this claim, network by network. Default: all.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", help="Use this run folder's rows in place of published ones.")
+    ] = None,
+    results: Results = Path("results"),
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Write claims.csv and claims.networks.csv to the published tables.")
+    ] = False,
+) -> None:
+    """Say of each claim of the papers whether the rows support it, by how much, and how sure that is."""
+    if publish and (runs is not None or claim is not None):
+        raise PruneboardError(
+            "`--publish` must be of all claims and published rows, so neither CLAIM nor `--runs` goes with it; leave "
+            "them out."
+        )
+    from pruneboard.benchmark.cli import claiming
+
+    outcomes = claiming.print_claims(runs, results, claim)
+    if publish:
+        claiming.publish_claims(outcomes, results)
 
 
 @app.command()

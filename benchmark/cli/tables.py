@@ -95,7 +95,7 @@ def build(runs: Path | None, results: Path, out: Path) -> Path:
     Raises:
         PruneboardError: a table is damaged, or the site cannot be written.
     """
-    suites = [load_suite(suite_path(name)) for name in suite_names()]
+    suites = _all_suites()
     tables, sources = [], {}
     for suite in suites:
         rows, source = _rows_or_none(suite, runs, results)
@@ -125,6 +125,20 @@ def build(runs: Path | None, results: Path, out: Path) -> Path:
     if all(table.empty for table in tables):
         make_console(stderr=True).print(f"note: there are no rows of any suite in `{results}`; the site is empty.")
     return page
+
+
+def rows_of_all_suites(runs: Path | None, results: Path) -> tuple[pd.DataFrame, list[Suite]]:
+    """Return the rows of all suites, each from the run folder where it has some, else as published, and the suites.
+
+    Raises:
+        PruneboardError: a file is damaged.
+    """
+    suites = _all_suites()
+    return concatenate(_rows_or_none(suite, runs, results)[0] for suite in suites), suites
+
+
+def _all_suites() -> list[Suite]:
+    return [load_suite(suite_path(name)) for name in suite_names()]
 
 
 def _studies(suite: Suite, runs: Path | None, results: Path, rows: pd.DataFrame) -> list[Study]:

@@ -117,8 +117,8 @@ class _Ranking:
         single = any(line.a_pr.high is None for line in self.section.lines)
         one_seed = " One seed has no interval, and tells nothing apart." if single else ""
         ranks = (
-            " #: ranks it may have on these networks and images; those that share none are told apart (paired t tests over "
-            "seeds, Holm, 95 %)."
+            " #: ranks it may have on these networks and images; those that share none are told apart "
+            "(paired t tests over seeds, Holm, 95 %)."
         )
         return f"Accuracies in %; +-: 95 % interval over seeds.{one_seed}{ranks}{by_shots}{missing}"
 

@@ -48,7 +48,8 @@ class Line:
 
     Attributes:
         rank: 1 is best; None when cells are missing.
-        ranks: smallest and largest rank that it may have, with 95 % confidence for all lines together; None without rank.
+        ranks: smallest and largest rank that it may have, with 95 % confidence for all lines together; None without
+            rank.
         criterion: registered name.
         family: family of the criterion.
         needs: what it looks at; a tuned one looked at labelled images in any case.
@@ -58,7 +59,8 @@ class Line:
         top_pr: largest rate that keeps 95 % of the unpruned accuracy.
         by_shots: A_PR for each of the section's shots, None where there is no result.
         by_model: A_PR for each of the section's models, None where there is no result.
-        win_rate: share of comparisons with the others, cell by cell, that it wins; None without rank, or without others.
+        win_rate: share of comparisons with the others, cell by cell, that it wins; None without rank, or without
+            others.
         n_seeds: seeds behind the means.
         n_cells: cells (model, seed, shots) behind the means.
         n_cells_grid: cells that any criterion of the ranking has.

@@ -1,7 +1,7 @@
 """Pure statistics on result tables: areas under curves, means and intervals, paired comparisons and ranks."""
 
 from pruneboard.benchmark.stats._areas import METRICS, TOP_PR_FRACTION, area_under_curve
-from pruneboard.benchmark.stats._intervals import ALPHA, CONFIDENCE, holm, wilson
+from pruneboard.benchmark.stats._intervals import ALPHA, CONFIDENCE, holm, t_half_width, t_p_value, wilson
 from pruneboard.benchmark.stats._pairs import compare_criteria, standings
 from pruneboard.benchmark.stats._points import CURVE_KEYS
 from pruneboard.benchmark.stats._ranks import (
@@ -34,5 +34,7 @@ __all__ = [
     "overall",
     "standings",
     "summarise",
+    "t_half_width",
+    "t_p_value",
     "wilson",
 ]

@@ -73,8 +73,9 @@ def wilson(rate: npt.ArrayLike, n: npt.ArrayLike) -> tuple[Floats, Floats]:
     Method: with z = 1.96 the limits are (r + z^2 / 2n -+ z sqrt(r (1 - r) / n + z^2 / 4n^2)) / (1 + z^2 / n). It is
     not empty where every case was a win, unlike the interval of a mean.
 
-    Assumption: the rate is a mean of n independent cases in [0, 1]. Where a case is itself a fraction, as the share of a
-    seed's cells that were won, its variance is at most r (1 - r), so that the interval is too wide rather than too narrow.
+    Assumption: the rate is a mean of n independent cases in [0, 1]. Where a case is itself a fraction, as the share of
+    a seed's cells that were won, its variance is at most r (1 - r), so that the interval is too wide rather than too
+    narrow.
 
     Reference: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
 

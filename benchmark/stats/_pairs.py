@@ -60,12 +60,12 @@ class _Pairs:
 def compare_criteria(areas: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Compare every two criteria by their A_PR on the same cells (model, seed, shots).
 
-    Method: a criterion's value for a seed is its mean A_PR over the models and shots of the comparison, as in `summarise`.
-    The differences of two criteria are paired by seed, because a seed gives both the same reference images; their
-    mean is tested by the two-sided paired t test, and all pairs of a comparison are corrected together by `holm`. Two
-    criteria are told apart where the corrected p value is at most 0.05. Intervals are 95 % for the single pair, without
-    correction. The win rate is the share of a seed's cells where the first has the higher A_PR, a tie counting half,
-    averaged over seeds, with the interval of `wilson` for as many cases as there are seeds.
+    Method: a criterion's value for a seed is its mean A_PR over the models and shots of the comparison, as in
+    `summarise`. The differences of two criteria are paired by seed, because a seed gives both the same reference
+    images; their mean is tested by the two-sided paired t test, and all pairs of a comparison are corrected together by
+    `holm`. Two criteria are told apart where the corrected p value is at most 0.05. Intervals are 95 % for the single
+    pair, without correction. The win rate is the share of a seed's cells where the first has the higher A_PR, a tie
+    counting half, averaged over seeds, with the interval of `wilson` for as many cases as there are seeds.
 
     Assumption: the seed is the unit that is sampled, and the seeds' differences are independent and about normal. Cells
     of one seed are no further evidence, since k shots are among the first of more shots and networks share the images.
@@ -121,12 +121,12 @@ def compare_criteria(areas: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 def standings(areas: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Say which ranks each criterion may have, and how often it wins.
 
-    Method: with the tests of `compare_criteria`, a criterion's smallest rank is 1 + the number of criteria that are told
-    apart from it and better, and its largest rank is the number of criteria - those that are told apart and worse. As
-    the correction keeps the chance of any false finding at 5 %, the ranks of all criteria together lie within these limits
-    with 95 % confidence. Criteria that cannot be told apart so share ranks. The win rate is the share of comparisons
-    with other criteria, cell by cell, that it wins, a tie counting half; its interval is that of `wilson` for as many
-    cases as there are seeds.
+    Method: with the tests of `compare_criteria`, a criterion's smallest rank is 1 + the number of criteria that are
+    told apart from it and better, and its largest rank is the number of criteria - those that are told apart and worse.
+    As the correction keeps the chance of any false finding at 5 %, the ranks of all criteria together lie within these
+    limits with 95 % confidence. Criteria that cannot be told apart so share ranks. The win rate is the share of
+    comparisons with other criteria, cell by cell, that it wins, a tie counting half; its interval is that of `wilson`
+    for as many cases as there are seeds.
 
     Assumption: that of `compare_criteria`. With one seed nothing is told apart, and every rank is possible.
 
@@ -137,8 +137,8 @@ def standings(areas: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         by: columns that tell criteria and comparisons apart, as for `summarise`.
 
     Returns:
-        A line per comparison and criterion that has all cells, with the columns of `by`, `rank_low`, `rank_high`, `win_rate`
-        with `_low` and `_high` (empty without rivals), `n_cells` and `n_seeds`, sorted by `by`.
+        A line per comparison and criterion that has all cells, with the columns of `by`, `rank_low`, `rank_high`,
+        `win_rate` with `_low` and `_high` (empty without rivals), `n_cells` and `n_seeds`, sorted by `by`.
 
     Raises:
         TableError: `by` is not as described, or suites or granularities would be mixed.
@@ -165,7 +165,7 @@ def standings(areas: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def complete_cells(areas: pd.DataFrame, cell: Sequence[str]) -> pd.DataFrame:
-    """Return the mean A_PR by cell (rows) and criterion (columns), of the criteria that have every curve that any has."""
+    """Return the mean A_PR by cell (rows) and criterion (columns), of criteria that have every curve that any has."""
     curves = areas.pivot(index=list(dict.fromkeys((*cell, *CELL))), columns="criterion", values="a_pr")
     return curves.dropna(axis="columns").groupby(level=list(cell), sort=True).mean()
 

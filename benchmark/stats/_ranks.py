@@ -65,8 +65,8 @@ class Overall:
     """A ranking across networks.
 
     Attributes:
-        standings: a line per criterion, best first: `criterion`, `rank_low`, `rank_high`, `average_rank`, `a_pr` (mean over
-            networks), `win_rate` with `_low` and `_high`, and `n_networks`.
+        standings: a line per criterion, best first: `criterion`, `rank_low`, `rank_high`, `average_rank`, `a_pr` (mean
+            over networks), `win_rate` with `_low` and `_high`, and `n_networks`.
         critical_difference: average ranks and what tells them apart.
         networks: the networks that were ranked, as suite, model and granularity, sorted.
         left_out: networks on which too few criteria were measured, sorted.
@@ -83,21 +83,22 @@ def critical_difference(
 ) -> CriticalDifference:
     """Rank criteria within blocks, and say which average ranks can be told apart.
 
-    Method: within each block the criteria are ranked by their mean A_PR, 1 for the highest, equal ones sharing the mean of
-    their ranks. Friedman's test asks whether the average ranks differ at all; only if it finds so at 5 % are pairs told
-    apart, by one of two tests.
+    Method: within each block the criteria are ranked by their mean A_PR, 1 for the highest, equal ones sharing the mean
+    of their ranks. Friedman's test asks whether the average ranks differ at all; only if it finds so at 5 % are pairs
+    told apart, by one of two tests.
 
     - `nemenyi`: average ranks differ by at least q(0.05, k) sqrt(k (k + 1) / 6 n) for k criteria and n blocks, with
       Tukey's studentised range q divided by sqrt(2). It is the critical distance of the diagram. Whether two criteria
       are told apart depends on which others are ranked beside them (Benavoli et al. 2016).
-    - `wilcoxon_holm`: signed-rank tests of each pair's differences of A_PR, zeros split evenly, corrected by Holm. They do
+    - `wilcoxon_holm`: signed-rank tests of each pair's differences of A_PR, zeros split evenly, corrected by Holm. They
+    do
       not depend on the others, but cannot reject with few blocks: the smallest p value of n blocks is 2^(1 - n).
 
     None takes `wilcoxon_holm` where it could reject (2^(1 - n) k (k - 1) / 2 <= 0.05), else `nemenyi`.
 
-    Assumption: the blocks are independent. With the blocks (model, seed), for one suite, this speaks of these networks and
-    other draws of reference images; with the blocks `NETWORK`, for several suites, of other networks like these. Shots are
-    never blocks: those of one network and seed hardly differ, and counting each would feign evidence.
+    Assumption: the blocks are independent. With the blocks (model, seed), for one suite, this speaks of these networks
+    and other draws of reference images; with the blocks `NETWORK`, for several suites, of other networks like these.
+    Shots are never blocks: those of one network and seed hardly differ, and counting each would feign evidence.
 
     References: Friedman, JASA 32 (1937); Nemenyi, thesis, Princeton (1963); Demsar, "Statistical comparisons of
     classifiers over multiple data sets", JMLR 7 (2006); Benavoli, Corani and Mangili, "Should we really use post-hoc
@@ -123,11 +124,11 @@ def critical_difference(
 def overall(areas: pd.DataFrame, posthoc: PostHoc | None = None) -> Overall:
     """Rank criteria across networks, suites and kinds of unit.
 
-    Method: that of `critical_difference` with a network and its kind of unit as the block, whose value is the mean A_PR over
-    seeds and shots. A network counts when at least half as many criteria (and 3) have all of its curves as on the
+    Method: that of `critical_difference` with a network and its kind of unit as the block, whose value is the mean A_PR
+    over seeds and shots. A network counts when at least half as many criteria (and 3) have all of its curves as on the
     network with the most; then a criterion counts when it has all of these networks. The ranks that a criterion may
-    have are those of `standings`, with the pairs that the diagram tells apart. The win rate is the share of comparisons with
-    other criteria, network by network, with the interval of `wilson` for as many cases as there are networks.
+    have are those of `standings`, with the pairs that the diagram tells apart. The win rate is the share of comparisons
+    with other criteria, network by network, with the interval of `wilson` for as many cases as there are networks.
 
     Assumption: the networks are independent examples of those that one would prune. Neurons and heads of one
     transformer, and networks trained on the same images, are less than that, so the limits are somewhat too narrow.

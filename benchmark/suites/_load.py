@@ -28,9 +28,9 @@ _TABLES: Mapping[str, tuple[str, ...]] = {
     "": ("format", "name", "version", "title", "description", "data", "protocol", "grid", "models"),
     "data": ("datasets", "reference_split", "evaluation_split"),
     "protocol": ("name", "scope", "finetuning"),
-    "grid": ("rates", "shots", "seeds", "criteria"),
+    "grid": ("rates", "shots", "seeds", "criteria", "tuned_on"),
 }
-_OPTIONAL = ("data.datasets", "protocol.finetuning")
+_OPTIONAL = ("data.datasets", "protocol.finetuning", "grid.tuned_on")
 _FINETUNING: Mapping[str, tuple[type, str, Callable[[Any], bool]]] = {
     "images": (str, "`shots` or `train`", lambda value: value in ("shots", "train")),
     "optimiser": (str, "`sgd` or `adamw`", lambda value: value in ("sgd", "adamw")),
@@ -147,6 +147,7 @@ class _SuiteReader:
             criteria=self._names("grid.criteria", grid["criteria"], _NAME),
             models=self._models(self._document["models"], has_datasets=bool(datasets)),
             finetuning=self._finetuning(protocol),
+            tuned_on=self._name("grid.tuned_on", grid["tuned_on"], _NAME) if "tuned_on" in grid else "",
         )
 
     def _finetuning(self, protocol: Mapping[str, Any]) -> FineTuning | None:
