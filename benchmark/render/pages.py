@@ -11,6 +11,7 @@ import jinja2
 import pandas as pd
 
 from pruneboard.benchmark.catalogue import Catalogue
+from pruneboard.benchmark.claims import claim_table, evaluate_claims, load_claims, network_table
 from pruneboard.benchmark.errors import SiteError
 from pruneboard.benchmark.render.across import view_overall
 from pruneboard.benchmark.render.charts import chart_templates
@@ -132,7 +133,8 @@ def _write(
         _write_suite(page, write, drawn, extras)
     _write_entries(shown, pages, write, extras)
     _write_index(shown, pages, write, drawn)
-    _write_rest(shown, pages, write, drawn, extras)
+    _write_rest(shown, pages, write, extras)
+    _write_claims(rows, pages, write)
     _write_assets(folder / "assets", vega.result())
 
 
@@ -242,9 +244,7 @@ def _write_index(shown: pd.DataFrame, pages: Sequence[_SuitePage], write: _Write
     )
 
 
-def _write_rest(
-    shown: pd.DataFrame, pages: Sequence[_SuitePage], write: _Writer, drawn: Sequence[Style], extras: Extras
-) -> None:
+def _write_rest(shown: pd.DataFrame, pages: Sequence[_SuitePage], write: _Writer, extras: Extras) -> None:
     everything = pd.concat([shown.assign(stale=False), *(page.stale.assign(stale=True) for page in pages)])
     data = {(page.view.suite.name, name): numbers for page in pages for name, numbers in page.data.items()}
     groups = view_protocols([page.view for page in pages], data)
@@ -260,13 +260,19 @@ def _write_rest(
     write("history.html", "changes.html", changes=view_history(everything))
     write("method.html", "method.html", datasets=extras.catalogue.datasets)
     write("submit.html", "submit.html")
-    write("claims.html", "claims.html")
     index: dict[str, dict[str, str]] = {}
     for (suite, criterion), part in everything[list(ROW_COLUMNS)].groupby(["suite", "criterion"], sort=True):
         file = f"{suite}.{slug(str(criterion))}"
         index.setdefault(str(suite), {})[str(criterion)] = file
         write.text(f"data/rows/{file}.js", rows_script(part, str(suite), str(criterion), file))
     write("rows.html", "rows.html", files=embed_json(index))
+
+
+def _write_claims(rows: pd.DataFrame, pages: Sequence[_SuitePage], write: _Writer) -> None:
+    results = evaluate_claims(rows, [page.view.suite for page in pages], load_claims()) if len(rows) else ()
+    write("claims.html", "claims.html", claims=results)
+    for table, name in ((claim_table(results), "claims"), (network_table(results), "claims.networks")):
+        write.text(f"data/{name}.csv", table.to_csv(index=False, lineterminator="\n"))
 
 
 def _write_data(page: _SuitePage, folder: Path) -> None:
