@@ -23,7 +23,9 @@ _SAME_WITHIN = (
     ("tuning", ("suite", "criterion", "tuned_for")),
 )
 _TUNED_FOR = "tuned_for"
-_COLUMNS = dict.fromkeys((*CURVE_KEYS, "rate", "top1", *(c for column, within in _SAME_WITHIN for c in (column, *within))))
+_COLUMNS = dict.fromkeys(
+    (*CURVE_KEYS, "rate", "top1", *(c for column, within in _SAME_WITHIN for c in (column, *within)))
+)
 """What the checks look at. Rows have four times as many columns, which would be copied over and over."""
 
 

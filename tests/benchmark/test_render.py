@@ -109,7 +109,16 @@ def build(rows, tmp_path, suites=(SUITE,)):
 
 
 PAGES = (
-    *("index.html", "criteria.html", "models.html", "protocols.html", "method.html", "submit.html", "changes.html", "claims.html"),
+    *(
+        "index.html",
+        "criteria.html",
+        "models.html",
+        "protocols.html",
+        "method.html",
+        "submit.html",
+        "changes.html",
+        "claims.html",
+    ),
     *("rows.html", "suites/digits.html", "suites/cifar10.html", "criteria/taylor.html", "models/digits_vit.html"),
 )
 

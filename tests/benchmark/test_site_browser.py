@@ -207,7 +207,9 @@ def test_the_finder_answers_for_a_transformer_with_five_images(visit, rows):
     verdict = answer.locator(".verdict").inner_text()
     assert verdict == f"Use {best.idxmax()}."
     assert f"{100 * best.max():.2f}" in answer.locator("tbody tr").first.inner_text()
-    command = f"pruneboard prune digits_vit --criterion {best.idxmax()} --granularity heads --rate 0.3 --shots 5 --out small"
+    command = (
+        f"pruneboard prune digits_vit --criterion {best.idxmax()} --granularity heads --rate 0.3 --shots 5 --out small"
+    )
     assert answer.locator("pre").inner_text() == command
     assert re.search("cannot be told from|are behind it", answer.inner_text())
     assert query(page) == {"network": "transformer", "units": "heads", "shots": "5"}
