@@ -221,6 +221,24 @@
     };
   };
 
+  const saving = (plot) => {
+    const figure = plot.closest("figure");
+    if (figure.querySelector(".save")) return;
+    const save = async (kind) => {
+      const { view } = drawn.get(plot);
+      const content = kind === "svg"
+        ? new Blob([await view.toSVG()], { type: "image/svg+xml" })
+        : await new Promise((done) => view.toCanvas(2).then((canvas) => canvas.toBlob(done, "image/png")));
+      pruneboard.download(`pruneboard-${plot.id}.${kind}`, content);
+    };
+    const buttons = ["svg", "png"].map((kind) => {
+      const button = element("button", { type: "button", "aria-label": `Save ${plot.dataset.label} as ${kind.toUpperCase()}` }, kind.toUpperCase());
+      button.addEventListener("click", () => save(kind));
+      return button;
+    });
+    figure.prepend(element("span", { class: "save" }, ...buttons));
+  };
+
   const draw = async (plot) => {
     const made = kinds[plot.dataset.kind](plot);
     const names = { ...made.names, text: pruneboard.colour("--text"), page: pruneboard.colour("--page"), description: [plot.dataset.label, made.says].filter(Boolean).join(", ") };
@@ -228,21 +246,20 @@
     if (plot.dataset.kind === "protocols") spec.height = 200;
     plot.style.maxWidth = made.width ? `${made.width}px` : "";
     const result = await vegaEmbed(plot, { ...spec, datasets: made.datasets }, {
-      actions: { export: { svg: true, png: true }, source: false, compiled: false, editor: false },
+      actions: false,
       // The interpreter evaluates expressions without eval, which the page's policy forbids.
       ast: true,
       config: config(plot.clientWidth),
       defaultStyle: false,
       // An empty layer is no reason for a warning.
       logLevel: 1,
-      downloadFileName: `pruneboard-${plot.id}`,
       mode: "vega-lite",
       renderer: "svg",
       tooltip: { theme: pruneboard.isDark() ? "dark" : "light", disableDefaultStyle: true },
     });
     drawn.get(plot)?.finalize();
     drawn.set(plot, result);
-    plot.querySelector("summary")?.setAttribute("aria-label", `Save ${plot.dataset.label}`);
+    saving(plot);
     plot.dataset.drawn = "yes";
   };
 

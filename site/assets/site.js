@@ -99,8 +99,8 @@ const pruneboard = (() => {
     const columns = `l${"r".repeat(Math.max(0, lines[0].length - 1))}`;
     return [`\\begin{tabular}{${columns}}`, "\\hline", head, "\\hline", ...body, "\\hline", "\\end{tabular}"].join("\n");
   };
-  const download = (name, text, type) => {
-    const address = URL.createObjectURL(new Blob([`${text}\n`], { type }));
+  const download = (name, content) => {
+    const address = URL.createObjectURL(content);
     element("a", { href: address, download: name }).click();
     setTimeout(() => URL.revokeObjectURL(address), 1000);
   };
@@ -111,8 +111,8 @@ const pruneboard = (() => {
       const format = event.target.closest("button")?.dataset.format;
       if (!format) return;
       const lines = cells(within.querySelector("table[data-ranking], table[data-saved]"));
-      if (format === "csv") download(`${holder.dataset.save}.csv`, asCsv(lines), "text/csv");
-      else download(`${holder.dataset.save}.tex`, asLatex(lines), "application/x-tex");
+      if (format === "csv") download(`${holder.dataset.save}.csv`, new Blob([`${asCsv(lines)}\n`], { type: "text/csv" }));
+      else download(`${holder.dataset.save}.tex`, new Blob([`${asLatex(lines)}\n`], { type: "application/x-tex" }));
     });
   };
 
@@ -134,7 +134,7 @@ const pruneboard = (() => {
     });
   };
 
-  return { state, element, json, percent, fallback, isDark, colour, start };
+  return { state, element, json, percent, fallback, isDark, colour, download, start };
 })();
 
 pruneboard.start();

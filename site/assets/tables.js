@@ -33,11 +33,13 @@
     const groups = heads.map((head) => head.dataset.in?.split(" "));
     const rows = [...table.tBodies[0].rows];
     const index = new Map(data.criteria.map((criterion, i) => [criterion.name, i]));
-    // Two columns need another order than that of their text.
+    // What is sorted by is the number that begins a cell.
     for (const row of rows) for (const cell of row.cells) {
       const number = parseFloat(cell.textContent.replace(/,/g, ""));
       if (cell.matches(".number") && !cell.hasAttribute("data-order")) cell.dataset.order = Number.isNaN(number) ? "" : number;
     }
+    // Cells of hidden columns leave the page, and have to be found later all the same.
+    const cellsOf = new Map(rows.map((row) => [row, Object.fromEntries([...row.cells].filter((cell) => cell.dataset.cell).map((cell) => [cell.dataset.cell, cell]))]));
     const grid = new DataTable(table, {
       ...plain,
       columnDefs: [{ targets: heads.flatMap((head, i) => (head.matches(".number") ? [i] : [])), type: "num" }],
@@ -56,7 +58,7 @@
       const change = { shots: shots === "all" ? null : shots };
       for (const row of rows) {
         const i = index.get(row.dataset.criterion);
-        const cell = (key) => row.querySelector(`[data-cell=${key}]`);
+        const cell = (key) => cellsOf.get(row)[key];
         const rank = columns.rank[i];
         const [first, last] = [columns.rank_low[i], columns.rank_high[i]];
         cell("rank").textContent = rank === null ? "–" : first === null || first === last ? rank : `${first}–${last}`;
@@ -91,7 +93,8 @@
 
     const arrange = () => {
       const chosen = state.get("columns", "overview");
-      heads.forEach((head, i) => grid.column(i).visible(!groups[i] || groups[i].includes(chosen), false));
+      const known = groups.some((group) => group?.includes(chosen)) ? chosen : "overview";
+      heads.forEach((head, i) => grid.column(i).visible(!groups[i] || groups[i].includes(known), false));
       const [column, direction] = state.get("sort").split("-");
       const wanted = column !== "" && direction && Number(column) < heads.length ? [[Number(column), direction]] : [[0, "asc"]];
       if (String(grid.order()) !== String(wanted)) grid.order(wanted);
