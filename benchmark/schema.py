@@ -34,10 +34,15 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+HERE_SUFFIX = " (here)"
+"""Ends the name of a criterion in rows of this machine that stand beside published ones of the same name."""
+
+
 def display_name(criterion: str) -> str:
     """Return a criterion's name as people read it: `lrp (tuned)` for `lrp_tuned`."""
-    base = criterion.removesuffix(TUNED_SUFFIX)
-    return criterion if base == criterion else f"{base} (tuned)"
+    name = criterion.removesuffix(HERE_SUFFIX)
+    base = name.removesuffix(TUNED_SUFFIX)
+    return criterion if base == name else f"{base} (tuned){criterion.removeprefix(name)}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ LEVELS: dict[str, int] = {
     "assets": 1,
     "registry": 1,
     "stats": 1,
+    "catalogue": 1,
     "suites": 2,
     "store": 2,
     "claims": 2,

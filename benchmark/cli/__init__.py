@@ -1,9 +1,7 @@
 """The `pruneboard` command: thin typer functions over the engine."""
 
-import functools
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -28,6 +26,9 @@ app.add_typer(runs, name="runs")
 Out = Annotated[Path, typer.Option("--out", help="Run folder: one file per finished job; a later run continues it.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Run folder to read.")]
 Results = Annotated[Path, typer.Option("--results", help="Folder of published tables.")]
+Local = Annotated[bool, typer.Option("--local", help="Leave the published rows out.")]
+SiteRuns = Annotated[Path | None, typer.Option("--runs", help="Show this run folder's rows beside the published ones.")]
+SiteOut = Annotated[Path, typer.Option("--out", help="Folder of the site; replaced as a whole.")]
 Workers = Annotated[
     int | None, typer.Option(min=0, help="Worker processes; 0 runs in this one. Default: one per core, or per GPU.")
 ]
@@ -223,16 +224,20 @@ def table(
     suite: Annotated[str, typer.Argument(help="Name of a suite, or path of a suite file (.toml).")],
     runs: Runs = Path("runs"),
     results: Results = Path("results"),
+    local: Local = False,
     publish: Annotated[
         bool, typer.Option("--publish", help="Write the run folder's rows to the published tables.")
     ] = False,
 ) -> None:
-    """Show the leaderboard of a suite: from the run folder where it has rows of the suite, else as published."""
+    """Show the leaderboard of a suite: published rows, and those of the run folder beside them."""
     from pruneboard.benchmark.cli import tables
 
-    tables.print_table(suite, runs, results)
+    tables.print_table(suite, runs, None if local else results)
     if publish:
+        from pruneboard.benchmark.cli.cataloguing import publish_catalogue
+
         tables.publish(suite, runs, results)
+        typer.echo(str(publish_catalogue(results)))
 
 
 @app.command()
@@ -371,37 +376,34 @@ def speed(
 
 @site.command()
 def build(
-    runs: Annotated[
-        Path | None, typer.Option("--runs", help="Show this run folder's rows in place of published ones.")
-    ] = None,
-    results: Results = Path("results"),
-    out: Annotated[Path, typer.Option("--out", help="Folder of the site; replaced as a whole.")] = Path("_site"),
+    runs: SiteRuns = None, results: Results = Path("results"), out: SiteOut = Path("_site"), local: Local = False
 ) -> None:
     """Build the static site from result tables."""
     from pruneboard.benchmark.cli import tables
 
-    typer.echo(str(tables.build(runs, results, out)))
+    typer.echo(str(tables.build(runs, results, out, local=local)))
 
 
 @site.command()
 def serve(
-    folder: Annotated[Path, typer.Option("--folder", help="Folder of the built site.")] = Path("_site"),
+    runs: SiteRuns = None,
+    results: Results = Path("results"),
+    out: SiteOut = Path("_site"),
+    local: Local = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 picks a free one.")] = 8000,
+    watch: Annotated[
+        bool, typer.Option("--watch/--no-watch", help="Build again when a table or a template changes.")
+    ] = True,
 ) -> None:
-    """Serve the built site on this machine until Ctrl-C."""
-    import http.server
+    """Build the site and serve it on this machine until Ctrl-C; open pages show each new build by themselves."""
+    from pruneboard.benchmark.cli import serving
 
-    if not (folder / "index.html").is_file():
-        raise PruneboardError(f"`--folder` must hold a built site, but `{folder}` has no index.html; build it first.")
-    handler: Callable[..., http.server.SimpleHTTPRequestHandler] = functools.partial(
-        http.server.SimpleHTTPRequestHandler, directory=os.fspath(folder)
-    )
-    try:
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
-    except OSError as error:
-        raise PruneboardError(f"`--port` must be free, but {port} is not: {error.strerror}; choose another.") from error
-    typer.echo(f"http://127.0.0.1:{server.server_port}/ (Ctrl-C to stop)")
-    try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        server.server_close()
+    serving.serve(serving.SiteOptions(runs=runs, results=results, out=out, local=local), port, watch=watch)
+
+
+@site.command()
+def catalogue(results: Results = Path("results")) -> None:
+    """Write what registered criteria, networks and data sets say of themselves, for the site's pages."""
+    from pruneboard.benchmark.cli.cataloguing import publish_catalogue
+
+    typer.echo(str(publish_catalogue(results)))

@@ -16,10 +16,12 @@ def print_list(kind: str) -> None:
     """Print the registered criteria, models or data sets."""
     match kind:
         case "criteria":
-            table = make_table("criterion", "family", "needs", "parameters", "what it scores by")
+            table = make_table("criterion", "family", "needs", "version", "parameters to tune", "preset of")
             for name in plugins.criteria().names():
                 criterion = plugins.criteria().get(name)
-                table.add_row(name, criterion.family, criterion.needs, _parameters(criterion), _first_line(criterion))
+                tunable = "yes" if type(criterion).search_space is not Criterion.search_space else "no"
+                preset_of = "" if criterion.name == name else criterion.name
+                table.add_row(name, criterion.family, criterion.needs, str(criterion.version), tunable, preset_of)
         case "models":
             table = make_table("model", "family", "granularities", "trained here", "what it is")
             for name in plugins.models().names():
@@ -31,6 +33,8 @@ def print_list(kind: str) -> None:
             for info in datasets():
                 table.add_row(info.name, info.where, info.title)
     make_console().print(table)
+    if kind == "criteria":
+        make_console().print("`pruneboard show CRITERION` says what it scores by, its parameters and its source.")
 
 
 def print_details(name: str) -> None:
@@ -97,7 +101,3 @@ def _made(model: Model) -> str:
 
 def _parameters(criterion: Criterion) -> str:
     return ", ".join(f"{k}={json.dumps(v)}" for k, v in plugins.criterion_parameters(criterion).items()) or "none"
-
-
-def _first_line(criterion: Criterion) -> str:
-    return (inspect.getdoc(type(criterion)) or "").partition("\n")[0]
