@@ -13,6 +13,7 @@ import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -247,13 +248,13 @@ def load_weights(weights: Weights) -> dict[str, Tensor]:
     for path in firm:
         if is_file(path):
             check_sha256(path, weights.sha256, "replace it by the published file")
-            return _checked(weights, _read_safetensors(path), str(path), "replace it by the published file")
+            return _checked(weights, read_safetensors(path), str(path), "replace it by the published file")
     if not is_file(cached):
         _fetch(weights, cached, [*firm, cached])
     remedy = "delete it, and it is fetched again"
     if not weights.converts:
         check_sha256(cached, weights.sha256, remedy)
-    return _checked(weights, _read_safetensors(cached), str(cached), remedy)
+    return _checked(weights, read_safetensors(cached), str(cached), remedy)
 
 
 def find_weights(weights: Weights) -> Path | None:
@@ -281,7 +282,7 @@ def read_made_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         AssetError: the file is damaged, or no training wrote it.
     """
-    state = _read_safetensors(path)
+    state = read_safetensors(path)
     if (found := tensors_digest(state)) != (recorded := _recorded_digest(path)):
         raise AssetError(
             f"the tensors of `{path}` must have the digest {recorded or 'that a training records'}, got {found}; "
@@ -309,9 +310,21 @@ def _made_digest_of(path: Path, _size: int, _modified: int) -> str:
 
 def _recorded_digest(path: Path) -> str:
     """Return the digest that a training recorded in the metadata of its file, empty when there is none."""
-    with safetensors.safe_open(path, "pt") as file:
-        written = (file.metadata() or {}).get("pruneboard", "{}")
-    return str(json.loads(written).get("tensors_digest", ""))
+    return str(recorded_facts(path).get("tensors_digest", ""))
+
+
+def recorded_facts(path: Path) -> dict[str, Any]:
+    """Return what a training recorded in the metadata of its weights file; empty when no training wrote it.
+
+    Raises:
+        AssetError: the file is missing or damaged.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            facts = json.loads((file.metadata() or {}).get("pruneboard", "{}"))
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise AssetError(f"`{path}` must be a whole safetensors file, but {_reason(error)}; get it again.") from error
+    return facts if isinstance(facts, dict) else {}
 
 
 def _fetch(weights: Weights, cached: Path, places: list[Path]) -> None:
@@ -336,7 +349,7 @@ def _fetch(weights: Weights, cached: Path, places: list[Path]) -> None:
             safetensors.torch.save_file(state, fetched, metadata={"source": weights.url})
         else:
             check_sha256(fetched, weights.sha256, remedy)
-            _checked(weights, _read_safetensors(fetched), weights.url, remedy)
+            _checked(weights, read_safetensors(fetched), weights.url, remedy)
         fetched.replace(cached)
 
 
@@ -346,7 +359,12 @@ def _checked(weights: Weights, state: dict[str, Tensor], source: str, remedy: st
     return state
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file, on the CPU.
+
+    Raises:
+        AssetError: the file is missing or damaged.
+    """
     try:
         return safetensors.torch.load_file(path, device="cpu")
     except (safetensors.SafetensorError, OSError) as error:
@@ -356,7 +374,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_published(path: Path, weights: Weights) -> dict[str, Tensor]:
     """Read what `weights.url` delivered, with its prefix cut off the keys."""
     if path.suffix == ".safetensors":
-        content: object = _read_safetensors(path)
+        content: object = read_safetensors(path)
     else:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -3,6 +3,7 @@
 from pruneboard.benchmark.data._draw import draw_reference
 from pruneboard.benchmark.data._find import datasets, find_dataset, open_dataset
 from pruneboard.benchmark.data._records import DatasetInfo
+from pruneboard.benchmark.data._sources import open_folder
 from pruneboard.benchmark.data._splits import Dataset, Labels, Split, scaled
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "draw_reference",
     "find_dataset",
     "open_dataset",
+    "open_folder",
     "scaled",
 ]
