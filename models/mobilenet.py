@@ -42,6 +42,12 @@ mobilenetv2_cifar10 = adapted(
     name="mobilenetv2_cifar10",
     n_classes=10,
     input_size=(3, 64, 64),
+    weights=Weights(
+        file="mobilenetv2_cifar10.safetensors",
+        digest="717f616f9dce68c0b95ac62addb8616ae50bc7710148820cd806582039dd8e72",
+        sha256="1a0455f62945ffac3f4ee8b66ea70576773ee90c8d74dbf5b87f075b7166acc0",
+        package=Path(__file__).parent,
+    ),
     recipe=Recipe(
         dataset="cifar10-lossless",
         epochs=5,

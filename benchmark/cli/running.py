@@ -18,7 +18,6 @@ from pruneboard.benchmark.cli._progress import RunSummary, Scope, Watch
 from pruneboard.benchmark.cli._signals import Interruption, Terminated
 from pruneboard.benchmark.cli._status import StatusFile
 from pruneboard.benchmark.cli.training import train_with_progress
-from pruneboard.benchmark.data import draw_reference
 from pruneboard.benchmark.errors import AssetError, PruneboardError, SuiteError
 from pruneboard.benchmark.executors import (
     Agenda,
@@ -256,9 +255,8 @@ def _make_ready(jobs: Sequence[Job], bench: Workbench, console: Console) -> None
     """Load everything once before the first job, so that what is missing is said at once and not job by job."""
     make_plugins_ready(jobs, console)
     for job in {job.model: job for job in jobs}.values():
-        dataset = bench.dataset(job)
-        dataset.split(job.suite.evaluation_split)
-        draw_reference(dataset.split(job.suite.reference_split).labels, max(job.suite.shots), job.seed)
+        bench.dataset(job).split(job.suite.evaluation_split)
+        bench.reference_rows(job)
 
 
 def make_plugins_ready(jobs: Sequence[Job], console: Console) -> None:

@@ -1,6 +1,6 @@
 """Data sets by name: their splits, their decoded images, and the draw of reference images."""
 
-from pruneboard.benchmark.data._draw import draw_reference
+from pruneboard.benchmark.data._draw import draw_classes, draw_reference
 from pruneboard.benchmark.data._find import datasets, find_dataset, open_dataset
 from pruneboard.benchmark.data._records import DatasetInfo
 from pruneboard.benchmark.data._sources import open_folder
@@ -12,6 +12,7 @@ __all__ = [
     "Labels",
     "Split",
     "datasets",
+    "draw_classes",
     "draw_reference",
     "find_dataset",
     "open_dataset",

@@ -22,7 +22,6 @@ from pruneboard.benchmark.training import (
     adapt_to,
     fit,
     random_flip,
-    start_from_file,
     start_from_model,
     train,
 )
@@ -78,7 +77,7 @@ def test_what_the_command_prints_makes_a_model_of_the_file(folder, tmp_path, mon
     from pruneboard.benchmark.api import Weights
 
     known = {"adapted": adapted, "Weights": Weights, "digits_vgg": models().get("digits_vgg")}
-    exec(code, known)  # noqa: S102 - it is the text that people are told to copy
+    exec(code, known)
     monkeypatch.setenv("PRUNEBOARD_WEIGHTS", str(tmp_path))
     network = known["digits_vgg_three"].load()
 
