@@ -5,6 +5,8 @@ implementation (Apache-2.0).
 Weights: https://github.com/google-coral/test_data (Apache-2.0), de-quantised; not part of this package.
 """
 
+from pathlib import Path
+
 import timm
 from torch import nn
 
