@@ -21,7 +21,7 @@ from torch import nn
 from pruneboard.benchmark import plugins, provenance
 from pruneboard.benchmark.api import Batch, Context, Criterion, Model
 from pruneboard.benchmark.counts import count_sizes
-from pruneboard.benchmark.data import Dataset, Labels, Split, draw_classes, draw_reference, find_dataset
+from pruneboard.benchmark.data import Dataset, Framing, Labels, Split, draw_classes, draw_reference, find_dataset
 from pruneboard.benchmark.errors import CheckpointError, SuiteError, Unsupported
 from pruneboard.benchmark.evaluate import Accuracy, Answers, Evaluation, Pruning, prepare_pruning, unchanged
 from pruneboard.benchmark.protocols import Checkpoints, Curves, Experiment, Training, iterative, one_shot
@@ -96,7 +96,7 @@ class LatestInputs:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._key: tuple[Split, tuple[int, int, int], bytes | None] | None = None
+        self._key: tuple[Split, tuple[int, int, int], Framing, bytes | None] | None = None
         self._inputs = torch.empty(0)
 
     def of(self, split: Split, rows: Rows | None, plugin: Model) -> torch.Tensor:
@@ -105,11 +105,11 @@ class LatestInputs:
         Raises:
             AssetError: they cannot be loaded.
         """
-        key = (split, plugin.input_size, None if rows is None else rows.tobytes())
+        key = (split, plugin.input_size, plugin.framing, None if rows is None else rows.tobytes())
         if key != self._key:
             # Freed first, so that two sets of images are never held at once.
             self._key, self._inputs = None, torch.empty(0)
-            self._inputs = split.stored(rows, size=plugin.input_size, device=self._device)
+            self._inputs = split.stored(rows, size=plugin.input_size, framing=plugin.framing, device=self._device)
             self._key = key
         return self._inputs
 

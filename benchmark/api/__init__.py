@@ -18,6 +18,7 @@ from pruneboard.benchmark.api._criteria import (
 )
 from pruneboard.benchmark.api._models import Model, Recipe, adapted
 from pruneboard.benchmark.assets import Weights
+from pruneboard.benchmark.data import Framing
 from pruneboard.benchmark.errors import CriterionError, Unsupported
 from pruneboard.benchmark.schema import Granularity
 from pruneboard.benchmark.units import AbsoluteAt, Layer, batch_norms_after, by_unit, pool, tapped, unit_weights
@@ -29,6 +30,7 @@ __all__ = [
     "Context",
     "Criterion",
     "CriterionError",
+    "Framing",
     "Granularity",
     "Layer",
     "Model",

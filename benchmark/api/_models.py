@@ -16,8 +16,9 @@ from pruneboard.benchmark.assets import (
     load_weights,
     made_weights_digest,
     read_made_weights,
+    weights_digest,
 )
-from pruneboard.benchmark.data import scaled
+from pruneboard.benchmark.data import WHOLE, Framing, scaled
 from pruneboard.benchmark.errors import ModelError
 from pruneboard.benchmark.schema import GRANULARITIES, Granularity, digest
 
@@ -115,6 +116,7 @@ class Model:
         input_size: (channels, height, width) of its images.
         mean: per channel, subtracted from pixel values scaled to [0, 1], or from coordinates.
         std: per channel, divided by afterwards.
+        framing: how images of another size are brought to `input_size`.
         weights: trained weights that are shipped or published, or None for a network whose weights are made by its
             recipe, because they are too large to ship.
         rename: maps a key of the weights file to the network's own.
@@ -133,6 +135,7 @@ class Model:
     input_size: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    framing: Framing = WHOLE
     weights: Weights | None = None
     rename: Callable[[str], str] = str
     recipe: Recipe | None = None
@@ -175,7 +178,7 @@ class Model:
             AssetError: the weights were made on this machine and are damaged.
         """
         if self.weights is not None:
-            return self.weights.digest
+            return weights_digest(self.weights)
         return made_weights_digest(self.made_file) if self.made_file and is_file(self.made_file) else ""
 
     def _state(self) -> tuple[str, dict[str, Tensor]]:

@@ -73,7 +73,7 @@ def train(
     checkpoint = Checkpoint(out.with_name(f"{out.name}.training"), digest([facts, device.type]))
     network, seconds = fit(
         model,
-        split.stored(size=model.input_size),
+        split.stored(size=model.input_size, framing=model.framing),
         torch.from_numpy(split.labels),
         device=device,
         start=start,
@@ -168,7 +168,8 @@ def _stored(network: nn.Module, recipe: Recipe) -> dict[str, Tensor]:
 
 
 def _test(network: nn.Module, model: Model, split: Split, device: torch.device) -> Accuracy:
-    stored, labels = split.stored(size=model.input_size, device=device), torch.from_numpy(split.labels).to(device)
+    stored = split.stored(size=model.input_size, framing=model.framing, device=device)
+    labels = torch.from_numpy(split.labels).to(device)
     batch_size = max(1, min(125, _EVALUATION_BYTES // (4 * stored[0].numel())))
     with one_thread():
         return measure(network, Evaluation(stored, labels, model.prepare, batch_size=batch_size))
