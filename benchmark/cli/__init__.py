@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from pruneboard.benchmark.cli._help import SuiteCommand
 from pruneboard.benchmark.cli._runs import runs
 from pruneboard.benchmark.errors import PruneboardError
 from pruneboard.benchmark.schema import Job, Precision
@@ -64,7 +65,7 @@ def _fail(message: str) -> NoReturn:
     sys.exit(EXIT_ERROR)
 
 
-@app.command(epilog=_RUN_EPILOG)
+@app.command(cls=SuiteCommand, epilog=_RUN_EPILOG)
 def run(
     suite: Annotated[str, typer.Argument(help="Name of a suite, or path of a suite file (.toml).")],
     model: Annotated[list[str] | None, typer.Option(help="Only this model; may be repeated.")] = None,

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pruneboard.benchmark.data._digests import remembered
 from pruneboard.benchmark.errors import AssetError, UnknownNameError
 from pruneboard.benchmark.schema import digest
 
@@ -246,6 +247,9 @@ class Dataset:
     @functools.cached_property
     def digest(self) -> str:
         """The sha256 over split, file name and sha256 of every file, sorted, or over the embedded arrays."""
+        return remembered(self.placed_files(), self._compute_digest)
+
+    def _compute_digest(self) -> str:
         return digest([[split, *part] for split in sorted(self.sources) for part in self.sources[split].fingerprint()])
 
     def placed_files(self) -> dict[str, Path]:
