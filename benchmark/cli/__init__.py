@@ -7,6 +7,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from pruneboard.benchmark.cli._help import SuiteCommand
 from pruneboard.benchmark.cli._runs import runs
 from pruneboard.benchmark.errors import PruneboardError
 from pruneboard.benchmark.schema import Job, Precision
@@ -65,7 +66,7 @@ def _fail(message: str) -> NoReturn:
     sys.exit(EXIT_ERROR)
 
 
-@app.command(epilog=_RUN_EPILOG)
+@app.command(cls=SuiteCommand, epilog=_RUN_EPILOG)
 def run(
     suite: Annotated[str, typer.Argument(help="Name of a suite, or path of a suite file (.toml).")],
     model: Annotated[list[str] | None, typer.Option(help="Only this model; may be repeated.")] = None,
@@ -266,21 +267,64 @@ def claims(
 
 @app.command()
 def train(
-    model: Annotated[str, typer.Argument(help="Name of a model with a recipe.")],
+    model: Annotated[str, typer.Argument(help="Name of a model with a recipe; with --from, of any network of timm's.")],
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="WEIGHTS",
+            help="Transfer: pretrained weights of MODEL to start from, as a file or a model's name.",
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set to learn, by its name or folder. Default: that of the recipe.")
+    ] = None,
+    layers: Annotated[
+        Literal["classifier", "all"],
+        typer.Option(help="Transfer: train the new classifier only, from features computed once, or all layers."),
+    ] = "classifier",
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Transfer: pixels that images are brought to. Default: those of MODEL.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training split. Default: the recipe's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step. Default: the recipe's.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak of the one-cycle schedule. Default: the recipe's.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of first weights, order and augmentation. Default: the recipe's.")
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Weights file to write. Default: MODEL.safetensors here; its file in the cache where the model has no "
-            "other weights."
+            help="Weights file to write. Default: MODEL.safetensors here, or MODEL_DATASET.safetensors for a transfer; "
+            "its file in the cache where the model has no other weights and its recipe is not changed."
         ),
     ] = None,
     device: Device = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Train a model by its recipe; the same recipe gives the same weights on the same kind of machine."""
-    from pruneboard.benchmark.cli.running import train_model
+    """Train a model by its recipe, or adapt a pretrained one to another data set (--from WEIGHTS --dataset D).
 
-    if train_model(model, out, device=device, overwrite=overwrite):
+    The same command gives the same weights on the same kind of machine, and goes on where it was stopped. Accuracy is
+    measured once, at the end, on the split `test`, `validation` or `val`, which is not touched before.
+    """
+    from pruneboard.benchmark.cli import training
+
+    options = training.TrainOptions(
+        model=model,
+        start=start,
+        dataset=dataset,
+        layers=layers,
+        size=size,
+        changes={"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed},
+        half=half,
+        out=out,
+        device=device,
+        overwrite=overwrite,
+    )
+    if training.train_model(options):
         sys.exit(EXIT_INTERRUPTED)
 
 
