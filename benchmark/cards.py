@@ -151,6 +151,14 @@ class CardStore:
         """
         return [read_card(path) for path in sorted((self.folder / suite).glob(f"[!.]*{SUFFIX}"))]
 
+    def read_one(self, suite: str, criterion: str) -> Card:
+        """Read the card of one criterion.
+
+        Raises:
+            StoreError: it is missing, damaged, foreign, or of another version.
+        """
+        return read_card(self.path(suite, criterion))
+
     def write(self, card: Card) -> Path:
         """Write a card, and return its file.
 
@@ -189,7 +197,8 @@ def read_card(path: Path) -> Card:
         ) from error
     if path.name != f"{card.criterion}{SUFFIX}":
         raise StoreError(
-            f"a submission card must be named like its criterion, `{card.criterion}{SUFFIX}`, but it is `{path}`; rename it."
+            f"a submission card must be named like its criterion, `{card.criterion}{SUFFIX}`, but it is `{path}`; "
+            "rename it."
         )
     return card
 
@@ -246,7 +255,9 @@ def claims_of(rows: pd.DataFrame) -> tuple[Claim, ...]:
         return ()
     claims = []
     for line in summarise(areas, ("granularity", "criterion")).sort_values("granularity").to_dict("records"):
-        low, high = (None if pd.isna(line[f"a_pr_{end}"]) else round(line[f"a_pr_{end}"], _ROUND) for end in ("low", "high"))
+        low, high = (
+            None if pd.isna(line[f"a_pr_{end}"]) else round(line[f"a_pr_{end}"], _ROUND) for end in ("low", "high")
+        )
         means = {metric: round(line[f"{metric}_mean"], _ROUND) for metric in METRICS}
         claims.append(
             Claim(

@@ -1,8 +1,8 @@
 """Where plugins come from: the project's own folders, installed packages, and files that are named.
 
-An installed package names its plugins by entry points of the group `pruneboard.criteria` or `pruneboard.models`. A file,
-or a folder with an `__init__.py`, is named on the command line or in `$PRUNEBOARD_PLUGINS`, which worker processes
-inherit.
+An installed package names its plugins by entry points of the group `pruneboard.criteria` or `pruneboard.models`. A
+file, or a folder with an `__init__.py`, is named on the command line or in `$PRUNEBOARD_PLUGINS`, which worker
+processes inherit.
 """
 
 import functools
@@ -80,7 +80,8 @@ def name_file(path: Path) -> Path:
     if not (known.is_file() and known.suffix == ".py") and not (known / "__init__.py").is_file():
         state = "not" if known.exists() else "not there"
         raise PluginError(
-            f"a plugin must be a Python file, or a folder with an `__init__.py`, but `{path}` is {state}; correct the path."
+            f"a plugin must be a Python file, or a folder with an `__init__.py`, but `{path}` is {state}; correct the "
+            "path."
         )
     if os.pathsep in str(known):
         raise PluginError(f"the path of a plugin must not hold `{os.pathsep}`, got `{known}`; move the file.")
@@ -137,8 +138,9 @@ def file_module(path: Path) -> ModuleType:
 def source_digest(module: ModuleType) -> str:
     """Return the sha256 of a plugin's source: all files that can change its result, by their names and contents.
 
-    Of a file in `criteria/` or `models/` these are the file, or every Python file of its folder, and the shared helpers
-    (`_name.py`) beside it; of an installed package or a named folder all of its Python files; of a single file that one.
+    Of a file in `criteria/` or `models/` these are the file with the shared helpers (`_name.py`) beside it, or all
+    Python files of its folder; of an installed package or a named folder all of its Python files; of a single file that
+    one.
     """
     if module.__file__ is None:
         raise PluginError(f"a plugin must come from a file, but `{module.__name__}` has none.")

@@ -81,8 +81,8 @@ def _fill(
         module = discovery.file_module(path)
         if not [*criteria_in(module), *models_in(module)]:
             raise PluginError(
-                f"a plugin file must define a criterion or a model, but `{path}` defines none; copy one of `criteria/`, "
-                "or write one with `pruneboard new`."
+                f"a plugin file must define a criterion or a model, but `{path}` defines none; write one with "
+                "`pruneboard new`."
             )
         register(module, collect(module))
     return registry

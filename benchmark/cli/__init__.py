@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from pruneboard.benchmark.cli._criteria import with_criteria
 from pruneboard.benchmark.cli._runs import runs
 from pruneboard.benchmark.errors import PruneboardError
 from pruneboard.benchmark.schema import Job, Precision
@@ -32,6 +33,14 @@ Workers = Annotated[
     int | None, typer.Option(min=0, help="Worker processes; 0 runs in this one. Default: one per core, or per GPU.")
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ..., or auto: the GPU where there is one.")]
+
+Criteria = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Only this criterion, a name or the path of a plugin file, also one that the suite does not list; may be "
+        "repeated."
+    ),
+]
 
 EXIT_FAILED_JOBS = 1
 EXIT_ERROR = 2
@@ -68,7 +77,7 @@ def _fail(message: str) -> NoReturn:
 def run(
     suite: Annotated[str, typer.Argument(help="Name of a suite, or path of a suite file (.toml).")],
     model: Annotated[list[str] | None, typer.Option(help="Only this model; may be repeated.")] = None,
-    criterion: Annotated[list[str] | None, typer.Option(help="Only this criterion; may be repeated.")] = None,
+    criterion: Criteria = None,
     device: Device = "auto",
     workers: Workers = None,
     threads: Annotated[
@@ -117,7 +126,8 @@ def run(
 
         jobs: Sequence[Job] = run_tuned(loaded, [out, Path("results")], model or (), criterion or ())
     else:
-        jobs = expand(loaded, models=model or (), criteria=criterion or ())
+        loaded, names = with_criteria(loaded, criterion or ())
+        jobs = expand(loaded, models=model or (), criteria=names)
 
     from pruneboard.benchmark.cli._quantities import parse_bytes, parse_seconds
     from pruneboard.benchmark.cli.running import RunOptions, dry_run, run_jobs
@@ -148,7 +158,9 @@ def run(
 
 @app.command()
 def tune(
-    criterion: Annotated[list[str], typer.Argument(help="Criteria to tune, by the names of their classes.")],
+    criterion: Annotated[
+        list[str], typer.Argument(help="Criteria to tune, by the names of their classes or the paths of plugin files.")
+    ],
     suite: Annotated[str, typer.Option(help="Name of a suite, or path of a suite file (.toml).")],
     model: Annotated[list[str] | None, typer.Option(help="Only this model; may be repeated.")] = None,
     granularity: Annotated[list[str] | None, typer.Option(help="Only this kind of unit; may be repeated.")] = None,
@@ -175,12 +187,13 @@ def tune(
     """
     loaded = load_suite(suite_path(suite))
 
+    from pruneboard.benchmark import plugins
     from pruneboard.benchmark.cli import tuning
     from pruneboard.benchmark.cli.running import RunOptions
     from pruneboard.benchmark.tune import Budget, Draws
 
     options = tuning.TuneOptions(
-        criteria=criterion,
+        criteria=plugins.resolve_criteria(criterion),
         models=model or (),
         granularities=granularity or (),
         budget=Budget(n_trials=trials, sampler=sampler, draws=Draws(draws, images, seed)),
@@ -210,7 +223,9 @@ def list_(
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="A criterion, model or suite.")]) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="A criterion, model or suite, or the path of a plugin or suite file.")],
+) -> None:
     """Show everything known about a criterion, model or suite."""
     from pruneboard.benchmark.cli import listing
 
@@ -257,7 +272,9 @@ def train(
 @app.command()
 def prune(
     model: Annotated[str, typer.Argument(help="Name of a model.")],
-    criterion: Annotated[str, typer.Option(help="Criterion that decides which units go.")],
+    criterion: Annotated[
+        str, typer.Option(help="Criterion that decides which units go: a name, or the path of a plugin file with one.")
+    ],
     rate: Annotated[float, typer.Option(help="Fraction of units to remove, in [0, 1).")],
     out: Annotated[Path, typer.Option(help="Weights file to write (.safetensors); a Python module is put beside it.")],
     granularity: Annotated[
@@ -304,7 +321,7 @@ def prune(
 def speed(
     suite: Annotated[str, typer.Argument(help="Name of a suite, or path of a suite file (.toml).")],
     model: Annotated[list[str] | None, typer.Option(help="Only this model; may be repeated.")] = None,
-    criterion: Annotated[list[str] | None, typer.Option(help="Only this criterion; may be repeated.")] = None,
+    criterion: Criteria = None,
     rate: Annotated[
         list[float] | None, typer.Option(help="Rate to measure; may be repeated. Default: 0, 0.25, 0.5, 0.75 and 0.9.")
     ] = None,
@@ -320,13 +337,13 @@ def speed(
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is already measured.")] = False,
 ) -> None:
     """Measure the latency of physically pruned networks, in turns with the unpruned ones; finished rows are kept."""
-    loaded = load_suite(suite_path(suite))
+    loaded, names = with_criteria(load_suite(suite_path(suite)), criterion or ())
 
     from pruneboard.benchmark.cli import measuring
 
     options = measuring.SpeedOptions(
         models=model or (),
-        criteria=criterion or (),
+        criteria=names,
         rates=rate or (),
         form="coupled" if coupled else "exact",
         batch_size=batch_size,
