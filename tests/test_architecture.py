@@ -35,6 +35,8 @@ LEVELS: dict[str, int] = {
     "compact": 3,
     "counts": 3,
     "render": 4,
+    "leaderboards": 3,
+    "validation": 5,
     "evaluate": 4,
     "checks": 4,
     "plugins": 4,
@@ -52,7 +54,7 @@ LEVELS: dict[str, int] = {
 }
 
 # What `--help`, `table` and `site build` load has to start in well under a second.
-WITHOUT_TORCH = ("errors", "schema", "registry", "discovery", "suites", "store", "stats", "speeds", "studies", "cards", "render", "cli")
+WITHOUT_TORCH = ("errors", "schema", "registry", "discovery", "suites", "store", "stats", "speeds", "studies", "cards", "leaderboards", "render", "validation", "cli")
 
 MAX_PARAMETERS = 7
 

@@ -250,6 +250,34 @@ def table(
 
 
 @app.command()
+def validate(
+    path: Annotated[
+        Path, typer.Argument(help="Results folder, the folder of a suite in it, or one table or card.")
+    ] = Path("results"),
+    rerun: Annotated[int, typer.Option(min=0, help="Run this many jobs again, chosen at random, and compare.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of their choice.")] = 0,
+    device: Device = "auto",
+    workers: Workers = None,
+    derive: Annotated[
+        bool, typer.Option("--derive", help="First write rankings and comparisons anew from the rows.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="File to write what was found to, as JSON.")] = None,
+) -> None:
+    """Derive everything that published results claim again from their rows; exit status 1 when something is not so.
+
+    Jobs that are run again must give equal numbers on the same device, with the same release of PyTorch and number of
+    threads; elsewhere A_PR within 0.01 and each accuracy within 0.05.
+    """
+    from pruneboard.benchmark.cli import validating
+
+    options = validating.ValidationOptions(
+        path=path, rerun=rerun, seed=seed, device=device, workers=workers, derive=derive, report=report
+    )
+    if not validating.validate(options):
+        sys.exit(EXIT_FAILED_JOBS)
+
+
+@app.command()
 def train(
     model: Annotated[str, typer.Argument(help="Name of a model with a recipe.")],
     out: Annotated[

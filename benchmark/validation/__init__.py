@@ -2,5 +2,25 @@
 
 from pruneboard.benchmark.validation._findings import Finding, Level, Report
 from pruneboard.benchmark.validation._folder import validate_folder, validate_suite
+from pruneboard.benchmark.validation._rerun import (
+    MEAN_TOLERANCE,
+    POINT_TOLERANCE,
+    job_of,
+    rerun_faults,
+    same_source,
+    sample,
+)
 
-__all__ = ["Finding", "Level", "Report", "validate_folder", "validate_suite"]
+__all__ = [
+    "MEAN_TOLERANCE",
+    "POINT_TOLERANCE",
+    "Finding",
+    "Level",
+    "Report",
+    "job_of",
+    "rerun_faults",
+    "same_source",
+    "sample",
+    "validate_folder",
+    "validate_suite",
+]

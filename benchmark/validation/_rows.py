@@ -204,7 +204,8 @@ def grid_faults(rows: pd.DataFrame, suite: Suite) -> Iterator[str]:
                 f"{granularity}; run the suite to its end and publish it again. No seed may be left out."
             )
     expected = {(shots, rate) for shots in suite.shots for rate in suite.rates}
-    for _, part in rows.loc[rows["status"] == "ok"].groupby("key", sort=False):
+    points = rows.loc[rows["status"] == "ok", ["key", "model", "granularity", "criterion", "seed", "shots", "rate"]]
+    for _, part in points.groupby("key", sort=False):
         found = list(zip(part["shots"], part["rate"], strict=True))
         if set(found) != expected or len(found) != len(expected):
             some = sorted(expected - set(found)) or sorted(
