@@ -250,6 +250,85 @@ def table(
 
 
 @app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the criterion, lower_snake.")],
+    kind: Annotated[
+        Literal["images", "weights", "function"],
+        typer.Option(
+            help="What it scores by: values at each position of activations, weights, or a function of yours."
+        ),
+    ] = "images",
+    package: Annotated[
+        bool, typer.Option("--package", help="Write a pip package of its own, in a new folder.")
+    ] = False,
+    folder: Annotated[
+        Path, typer.Option(help="Where to; in a checkout of pruneboard the files go to criteria/ and tests/.")
+    ] = Path(),
+) -> None:
+    """Write a working criterion with comments and a test, to be changed step by step."""
+    from pruneboard.benchmark.cli import checking
+
+    checking.write_new(name, kind, folder, package=package)
+
+
+@app.command()
+def check(
+    criterion: Annotated[list[str], typer.Argument(help="Names of criteria, or paths of plugin files.")],
+) -> None:
+    """Check that criteria keep their contract, on tiny networks of every family; exit status 1 when one does not.
+
+    What is checked: names, shapes and types of scores, finite values, seeds, `needs`, permutation of units, positive
+    factors, batches, that network, images and process are left alone, CPU and GPU, time and memory.
+    """
+    from pruneboard.benchmark.cli import checking
+
+    if not checking.check(criterion):
+        sys.exit(EXIT_FAILED_JOBS)
+
+
+@app.command()
+def submit(
+    criterion: Annotated[list[str], typer.Argument(help="Names of criteria, or paths of plugin files.")],
+    suite: Annotated[str, typer.Option(help="Suite that comes with pruneboard.")] = "digits",
+    author: Annotated[str | None, typer.Option(help="Who hands it in. Default: the user of git.")] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Licence of the criterion's code (SPDX). Default: that of its package.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Where others get the code. Default: what its package says.")] = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    out: Out = Path("runs"),
+    results: Results = Path("results"),
+    pull_request: Annotated[
+        bool, typer.Option("--pull-request", help="Open the pull request with `gh`, rather than say how.")
+    ] = False,
+) -> None:
+    """Hand in a criterion: check it, run or reuse the suite's jobs, write tables and card, validate them.
+
+    Exit status 0 when all of it is written and valid, 1 when a check, a job or a rule failed. Nothing is written to the
+    results folder unless it is valid; finished jobs are kept, and the same command continues.
+    """
+    from pruneboard.benchmark.cli import submitting
+    from pruneboard.benchmark.cli.running import RunOptions
+
+    options = submitting.SubmitOptions(
+        criteria=criterion,
+        suite=suite,
+        author=author,
+        licence=licence,
+        url=url,
+        results=results,
+        pull_request=pull_request,
+        run=RunOptions(device=device, n_workers=workers, out=out, fresh=False),
+    )
+    outcome = submitting.submit(options)
+    if outcome.interrupted:
+        sys.exit(EXIT_INTERRUPTED)
+    if not outcome.done:
+        sys.exit(EXIT_FAILED_JOBS)
+
+
+@app.command()
 def validate(
     path: Annotated[
         Path, typer.Argument(help="Results folder, the folder of a suite in it, or one table or card.")

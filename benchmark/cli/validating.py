@@ -88,9 +88,7 @@ def validate(options: ValidationOptions) -> bool:
 def _target(path: Path) -> _Target:
     if path.is_dir():
         if path.resolve().name in suite_names() and _is_suite_folder(path):
-            return _Target(
-                path.resolve().parent if path.name in ("", ".", "..") else path.parent, path.resolve().name, None
-            )
+            return _Target(path.resolve().parent, path.resolve().name, None)
         return _Target(path, None, None)
     for suffix in (".jobs.csv", SUFFIX, ".csv"):
         if path.is_file() and path.name.endswith(suffix) and path.resolve().parent.name in suite_names():
@@ -154,7 +152,7 @@ def _rerun(target: _Target, options: ValidationOptions, console: Console) -> lis
                     fresh=False,
                     n_threads=None if options.workers == 0 else threads,
                 )
-                if run_jobs(suite.name, jobs, run).interrupted:
+                if run_jobs(suite.name, jobs, run, announce=False).interrupted:
                     raise PruneboardError("the jobs that are run again must come to their end, but they were stopped.")
             measured = RunStore(Path(folder)).read(suite.name) if published else rows.iloc[:0]
             for part in published:

@@ -15,7 +15,10 @@ POINT_TOLERANCE = 0.05
 """How far the accuracy at one rate and number of shots may be off there: rounding decides between units of near "
 "scores."""
 
-_EXACT = ("top1", "top5", "cross_entropy", "n_images", "n_units_removed", "params_left", "macs_left")
+LOSS_TOLERANCE = 1e-6
+"""How far, relatively, the cross-entropy may be off on the same device: the order of a sum is no part of a result."""
+
+_EXACT = ("top1", "top5", "n_images", "n_units_removed", "params_left", "macs_left")
 _COUNTS = ("n_images", "n_units_removed")
 
 
@@ -63,8 +66,9 @@ def is_same_machine(published: pd.Series, measured: pd.Series) -> bool:
 def rerun_faults(published: pd.DataFrame, measured: pd.DataFrame) -> Iterator[str]:
     """Yield how one job, run again, differs from what was published.
 
-    On the same device, with the same release of PyTorch and number of threads, all numbers must be equal. Elsewhere
-    counts must be equal, A_PR may be off by `MEAN_TOLERANCE`, and each accuracy by `POINT_TOLERANCE`.
+    On the same device, with the same release of PyTorch and number of threads, accuracies and counts must be equal, and
+    the cross-entropy up to `LOSS_TOLERANCE`. Elsewhere counts of images and removed units must be equal, A_PR may be
+    off by `MEAN_TOLERANCE`, and each accuracy by `POINT_TOLERANCE`.
 
     Args:
         published: the rows of the job in the results folder.
@@ -96,6 +100,13 @@ def rerun_faults(published: pd.DataFrame, measured: pd.DataFrame) -> Iterator[st
                 f"{line['shots']} / rate {line['rate']:g} ({int(differs.sum())} of {len(both)} points differ)."
             )
             return
+    loss, loss_now = (both[name].astype(float) for name in ("cross_entropy", "cross_entropy_now"))
+    if same and not np.allclose(loss, loss_now, rtol=LOSS_TOLERANCE, atol=LOSS_TOLERANCE):
+        yield (
+            f"`cross_entropy` must be what the same job gives again, within {LOSS_TOLERANCE:g}, but of {what} it "
+            "is not."
+        )
+        return
     off = (both["top1"] - both["top1_now"]).astype(float)
     mean = float(np.abs(off.groupby(both["shots"]).mean()).max())
     if not same and (mean > MEAN_TOLERANCE or float(off.abs().max()) > POINT_TOLERANCE):
