@@ -91,7 +91,7 @@ def _score(importance: tp.importance.Importance, model: nn.Module, layer: Layer)
         node = tp.Node(module, None, layer.name)
         group.add_dep(tp.Dependency(prune, prune, node, node), channels)
         group[-1].root_idxs = list(range(len(channels)))
-    scores = importance(group)
+    scores: Tensor | None = importance(group)
     if scores is None:
         raise Unsupported(f"{type(importance).__name__} has nothing to score in layer `{layer.name}`.")
     return scores.detach().float().reshape(layer.n_units, -1).mean(dim=1)

@@ -145,7 +145,10 @@ def _metadata(code: str) -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError:
         return {}
     urls = [value.partition(",")[2].strip() for value in found.get_all("Project-URL") or []]
-    return {**{key: str(value) for key, value in found.items()}, "Urls": "\n".join(urls)}
+    fields = {
+        name: str(found[name]) for name in ("Author", "License-Expression", "License", "Home-page") if name in found
+    }
+    return {**fields, "Urls": "\n".join(urls)}
 
 
 def _homepage(package: dict[str, str]) -> str:

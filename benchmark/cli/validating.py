@@ -169,10 +169,9 @@ def _rerun(target: _Target, options: ValidationOptions, console: Console) -> lis
 
 
 def _of_cell(rows: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
-    same = rows["criterion"] == row["criterion"]
-    for name in ("model", "granularity", "seed"):
-        same &= rows[name] == row[name]
-    return rows[same]
+    for name in ("criterion", "model", "granularity", "seed"):
+        rows = rows.loc[rows[name] == row[name]]
+    return rows
 
 
 def _print(report: Report, shown: Sequence[Finding], console: Console) -> None:

@@ -68,7 +68,8 @@ def _scores(subject: Subject) -> None:
         raise CriterionError(
             f"scores must not share memory with the network, but those of `{shared}` do; call `.clone()`."
         )
-    if torch.cat([values.flatten() for values in scores.values()]).unique().numel() < 2:
+    flat = torch.cat([values.flatten() for values in scores.values()])
+    if bool((flat == flat[0]).all()):
         raise CriterionError(
             "scores must tell units apart, but all of them are equal; raise `Unsupported` with the reason where the "
             "criterion ranks nothing."

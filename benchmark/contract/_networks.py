@@ -50,16 +50,17 @@ def tiny_network(kind: str, seed: int = 0) -> nn.Module:
 
 def _build(kind: str) -> nn.Module:
     if kind == "vgg":
-        vgg = VGG([6, "M", 8, 10, "M"], num_classes=N_CLASSES, norm_layer=nn.BatchNorm2d, device="meta")
+        vgg: nn.Module = VGG([6, "M", 8, 10, "M"], num_classes=N_CLASSES, norm_layer=nn.BatchNorm2d, device="meta")
         vgg.pre_logits, vgg.head = nn.Identity(), ClassifierHead(10, N_CLASSES)
-        vgg.features.to_empty(device="cpu")
-        vgg._initialize_weights()
+        vgg.get_submodule("features").to_empty(device="cpu")
+        vgg._initialize_weights()  # type: ignore[operator]
         return vgg
     if kind in ("resnet", "bottleneck"):
         block = BasicBlock if kind == "resnet" else Bottleneck
-        return ResNet(
+        resnet: nn.Module = ResNet(
             block, (1, 2, 1, 1), num_classes=N_CLASSES, stem_type="deep", stem_width=4, channels=(8, 8, 12, 12)
         )
+        return resnet
     if kind == "mobilenet":
         mobilenet: nn.Module = timm.create_model("mobilenetv2_035", num_classes=N_CLASSES)
         return mobilenet
@@ -68,9 +69,10 @@ def _build(kind: str) -> nn.Module:
             *(nn.Flatten(), nn.Linear(3 * 16 * 16, 12), nn.ReLU(), nn.Linear(12, 9), nn.ReLU()),
             nn.Linear(9, N_CLASSES),
         )
-    return VisionTransformer(
+    vit: nn.Module = VisionTransformer(
         img_size=16, patch_size=4, num_classes=N_CLASSES, embed_dim=24, depth=2, num_heads=4, mlp_ratio=2.0
     )
+    return vit
 
 
 def images(n: int = 4, seed: int = 0) -> Tensor:

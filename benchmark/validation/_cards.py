@@ -23,9 +23,9 @@ def card_faults(card: Card, rows: pd.DataFrame, suite: Suite, store: CardStore) 
         suite: the suite as it is now.
         store: the cards of the results folder.
     """
-    for field in ("author", "licence", "summary"):
-        if not getattr(card, field).strip():
-            yield f"a card must name its `{field}`, but it is empty; give it to `pruneboard submit`."
+    for name in ("author", "licence", "summary"):
+        if not getattr(card, name).strip():
+            yield f"a card must name its `{name}`, but it is empty; give it to `pruneboard submit`."
     if card.code != "builtin" and not card.url.strip():
         yield (
             f"a criterion from elsewhere (`{card.code}`) must say where its code can be had, but `url` is empty; give "

@@ -65,7 +65,7 @@ def _job_faults(jobs: pd.DataFrame, suite: Suite) -> Iterator[str]:
             line = jobs.loc[~holds.astype(bool)].iloc[0]
             yield f"{rule}; `{column}` is {str(line[column])!r} in {_cell(line)}."
     known: dict[str, tuple[int, int]] = {}
-    for line in jobs.to_dict("records"):
+    for _, line in jobs.iterrows():
         if not _has_own_key(line, known):
             yield (
                 "a job's key must be the digest of what decided its result, but the key of "
@@ -75,7 +75,7 @@ def _job_faults(jobs: pd.DataFrame, suite: Suite) -> Iterator[str]:
             return
 
 
-def _has_own_key(line: Mapping[str, object], known: dict[str, tuple[int, int]]) -> bool:
+def _has_own_key(line: pd.Series, known: dict[str, tuple[int, int]]) -> bool:
     """Whether a row's key is that of its values; version of the network and of the engine are in no row, so tried."""
     evaluation = str(line["evaluation"])
     precision: Precision = (
@@ -189,7 +189,7 @@ def grid_faults(rows: pd.DataFrame, suite: Suite) -> Iterator[str]:
     """
     jobs = rows.drop_duplicates("key")
     cells = {(model.name, granularity) for model in suite.models for granularity in model.granularities}
-    for line in jobs.to_dict("records"):
+    for _, line in jobs.iterrows():
         if (line["model"], line["granularity"]) not in cells or line["seed"] not in suite.seeds:
             yield f"rows must be of cells of suite `{suite.name}`, but it has no {_cell(line)}; remove them."
             return
@@ -231,7 +231,7 @@ def _seeds(seeds: list[int]) -> str:
     return f"seed {seeds[0]} is" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))} are"
 
 
-def _cell(line: Mapping[str, object] | pd.Series) -> str:
+def _cell(line: pd.Series) -> str:
     return f"{line['model']} / {line['granularity']} / {line['criterion']} / seed {line['seed']}"
 
 

@@ -45,8 +45,7 @@ def together_faults(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, s
     for model, part in unpruned.groupby(["model", "dataset"], sort=True):
         spread = part["top1"].max() - part["top1"].min()
         if spread > _UNPRUNED_TOLERANCE:
-            odd = part.loc[(part["top1"] - part["top1"].median()).abs().idxmax()]
-            odd = odd.iloc[0] if isinstance(odd, pd.DataFrame) else odd
+            odd = part.iloc[int((part["top1"] - part["top1"].median()).abs().to_numpy().argmax())]
             yield (
                 str(odd["table"]),
                 f"the unpruned network `{model[0]}` must be as accurate everywhere, within {_UNPRUNED_TOLERANCE}, but "
