@@ -59,9 +59,7 @@ def _scores(subject: Subject) -> None:
     check_scores(scores, subject.layers)
     for name, values in scores.items():
         if values.requires_grad:
-            raise CriterionError(
-                f"scores must be detached, but those of `{name}` require a gradient; call `.detach()`."
-            )
+            raise CriterionError(f"scores must be detached, but those of `{name}` require a gradient; detach them.")
     own = storages({**context.model.state_dict(), **dict(context.model.named_parameters())})
     shared = next((name for name, values in scores.items() if storages(values) & own), None)
     if shared is not None:
@@ -121,12 +119,8 @@ def _images(subject: Subject) -> None:
 
 def _process(subject: Subject) -> None:
     state = ProcessState()
-    try:
-        subject.criterion.score(subject.context())
-        changed = state.changes()
-    finally:
-        state.restore()
-    if changed:
+    subject.criterion.score(subject.context())
+    if changed := state.changes():
         remedy = "draw from `context.generator`" if "random" in changed[0] else "put it back in a `finally`"
         raise CriterionError(f"a criterion must leave the process as it was, but {changed[0]} changed; {remedy}.")
 
@@ -318,6 +312,8 @@ def _check_on(subject: Subject) -> Iterator[Outcome]:
 
 
 def _outcome(name: str, check: Callable[[Subject], None], subject: Subject) -> Outcome:
+    # What one call changed must not hide from the next check that every call changes it.
+    state = ProcessState()
     try:
         check(subject)
     except _Skip as skip:
@@ -334,4 +330,6 @@ def _outcome(name: str, check: Callable[[Subject], None], subject: Subject) -> O
         where = f" (`{Path(frames[-1].filename).name}`, line {frames[-1].lineno})" if frames else ""
         message = f"scoring must not raise, but it raised {type(error).__name__}: {error}{where}; mend it, or raise "
         return Outcome(name, subject.kind, "failed", message + "`Unsupported` with the reason where it does not apply.")
+    finally:
+        state.restore()
     return Outcome(name, subject.kind, "passed")

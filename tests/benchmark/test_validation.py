@@ -42,7 +42,9 @@ def measured(tmp_path_factory, suites):
         assert pruneboard_here("table", "small", "--publish", cwd=folder).returncode == 0
         suite, store = load_suite(suites / "small.toml"), CardStore(folder / "results")
         rows = ResultsStore(folder / "results").read_criterion("small", "activation")
-        statement = Statement(author="A. Uthor", licence="MIT", url="https://example.org", code="file a.py", summary="A")
+        statement = Statement(
+            author="A. Uthor", licence="MIT", url="https://example.org", code="file a.py", summary="A"
+        )
         store.write(make_card(rows, suite, statement, store.table_paths("small", "activation")))
     return folder / "results"
 
@@ -184,7 +186,8 @@ def test_an_edited_digest_parameter_or_seed_contradicts_the_key(results, column,
     found = errors(results)
 
     assert any(
-        path == "taylor.jobs.csv" and "a digest, a parameter, the seed or the key was edited" in text for path, text in found
+        path == "taylor.jobs.csv" and "a digest, a parameter, the seed or the key was edited" in text
+        for path, text in found
     )
 
 
@@ -412,7 +415,9 @@ def test_another_device_may_be_off_by_the_stated_tolerance_only(results):
     assert "on another device A_PR must be within 0.01" in next(
         rerun_faults(job, elsewhere.assign(top1=job["top1"] - 0.011))
     )
-    assert "`top1` must be what the same job gives again" in next(rerun_faults(job, job.assign(top1=job["top1"] - 1e-9)))
+    assert "`top1` must be what the same job gives again" in next(
+        rerun_faults(job, job.assign(top1=job["top1"] - 1e-9))
+    )
     loss = job["cross_entropy"]
     assert list(rerun_faults(job, job.assign(cross_entropy=loss * (1 + 1e-8)))) == []
     assert "`cross_entropy` must be" in next(rerun_faults(job, job.assign(cross_entropy=loss * 1.01)))
