@@ -32,7 +32,7 @@ def test_workflows_say_their_rights_and_end(path):
 
     assert set(content["permissions"].values()) <= {"read", "write"}
     assert all("timeout-minutes" in job for job in content["jobs"].values())
-    assert "secrets." not in path.read_text(encoding="utf-8")
+    assert not re.search(r"\bsecrets\.\w|secrets\[", path.read_text(encoding="utf-8"))
     assert "pull_request_target" not in content["on"]
 
 
@@ -118,10 +118,3 @@ def test_forms_are_whole(path):
 
 def test_there_is_a_form_for_each_way_of_telling_us():
     assert {path.stem for path in FORMS} == {"submission", "re-evaluation", "correction", "config"}
-
-
-def test_the_form_offers_the_suites_that_there_are():
-    form = read(ROOT / ".github" / "ISSUE_TEMPLATE" / "submission.yml")
-    offered = next(field for field in form["body"] if field.get("id") == "suites")["attributes"]["options"]
-
-    assert set(offered) == {path.stem for path in (ROOT / "benchmark" / "suites").glob("*.toml")}

@@ -1,7 +1,11 @@
 """Numbers in documents are those of the tables that they name."""
 
 import csv
+import importlib
+import re
 from pathlib import Path
+
+from api_page import MODULES, PAGE, page
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,3 +27,16 @@ def test_the_page_on_performance_shows_the_table_of_ratios():
             expected = [row["what"], row["on"], row["reference"], *times, f"{float(row['ratio']):.2f}"]
         assert expected in shown
         assert row["clean"] == "True"
+
+
+def test_the_reference_for_plugin_authors_is_that_of_the_code():
+    assert PAGE.read_text(encoding="utf-8") == page(), "write it again with `python tests/support/api_page.py`"
+
+
+def test_everything_that_plugin_authors_import_is_explained():
+    """No name without a sentence."""
+    parts = [part for part in re.split(r"^### ", page(), flags=re.MULTILINE)[1:]]
+    names = {name for module in MODULES for name in importlib.import_module(module).__all__}
+
+    assert len(parts) == sum(len(importlib.import_module(module).__all__) for module in MODULES) >= len(names)
+    assert not [part.splitlines()[0] for part in parts if len(part.split("\n", 1)[1].strip()) < 10]
