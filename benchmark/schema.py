@@ -6,6 +6,7 @@ import json
 import types
 import typing
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any, Literal
 
 SCHEMA_VERSION = 6
@@ -38,6 +39,53 @@ def digest(value: Any) -> str:
 
 HERE_SUFFIX = " (here)"
 """Ends the name of a criterion in rows of this machine that stand beside published ones of the same name."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JobIdentity:
+    """Everything that decides a job's result.
+
+    Attributes:
+        suite: digest of the suite.
+        data: digest of the data set.
+        model: name, version and weights digest of the network.
+        granularity: kind of unit.
+        criterion: name, version and source digest of the criterion.
+        parameters: parameters of the criterion by name.
+        seed: seed of the reference draw and of random ties.
+        tuning: digest of the study that chose the parameters, empty when untuned.
+        precision: what evaluation computes in.
+        engine: version of the engine.
+    """
+
+    suite: str
+    data: str
+    model: tuple[str, int, str]
+    granularity: str
+    criterion: tuple[str, int, str]
+    parameters: Mapping[str, Any]
+    seed: int
+    tuning: str = ""
+    precision: Precision = "float32"
+    engine: int = ENGINE_VERSION
+
+    @property
+    def key(self) -> str:
+        """The digest that names the job."""
+        parts = dataclasses.asdict(self)
+        if not self.tuning:
+            del parts["tuning"]
+        if self.precision == "float32":
+            del parts["precision"]
+        return digest(parts)
+
+
+def n_removed(rate: float, n_units: int) -> int:
+    """Return floor(rate * n_units), with the rate taken as the decimal number it was written as.
+
+    In floating point 0.29 * 100 is below 29.
+    """
+    return int(Fraction(str(rate)) * n_units)
 
 
 def display_name(criterion: str) -> str:

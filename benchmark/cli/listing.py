@@ -2,12 +2,14 @@
 
 import inspect
 import json
+from pathlib import Path
 
 from pruneboard.benchmark import plugins
 from pruneboard.benchmark.api import Criterion, Model
 from pruneboard.benchmark.cli._console import make_console
 from pruneboard.benchmark.cli.suite_listing import make_table, print_facts, print_suite
 from pruneboard.benchmark.data import datasets
+from pruneboard.benchmark.discovery import is_path
 from pruneboard.benchmark.registry import unknown_name
 from pruneboard.benchmark.suites import load_suite, suite_names, suite_path
 
@@ -16,12 +18,13 @@ def print_list(kind: str) -> None:
     """Print the registered criteria, models or data sets."""
     match kind:
         case "criteria":
-            table = make_table("criterion", "family", "needs", "version", "parameters to tune", "preset of")
+            table = make_table("criterion", "family", "needs", "tunable", "preset of", "from")
             for name in plugins.criteria().names():
                 criterion = plugins.criteria().get(name)
                 tunable = "yes" if type(criterion).search_space is not Criterion.search_space else "no"
                 preset_of = "" if criterion.name == name else criterion.name
-                table.add_row(name, criterion.family, criterion.needs, str(criterion.version), tunable, preset_of)
+                origin = plugins.criteria().origin(name)
+                table.add_row(name, criterion.family, criterion.needs, tunable, preset_of, origin)
         case "models":
             table = make_table("model", "family", "granularities", "trained here", "what it is")
             for name in plugins.models().names():
@@ -43,7 +46,10 @@ def print_details(name: str) -> None:
     Raises:
         UnknownNameError: there is none.
     """
-    if name in plugins.criteria().names():
+    if is_path(name) and not name.endswith(".toml"):
+        for found in plugins.criteria_of_file(Path(name)):
+            _print_criterion(found, plugins.criteria().get(found))
+    elif name in plugins.criteria().names():
         _print_criterion(name, plugins.criteria().get(name))
     elif name in plugins.models().names():
         _print_model(plugins.models().get(name))
@@ -64,6 +70,7 @@ def _print_criterion(name: str, criterion: Criterion) -> None:
         "parameters": _parameters(criterion),
         "tuning": _tuning(criterion),
         "deterministic": "yes" if criterion.deterministic else "no",
+        "from": plugins.criteria().origin(name),
         "code": f"{type(criterion).__module__}, sha256 {plugins.criterion_digest(type(criterion))}",
     }
     print_facts(facts, inspect.getdoc(type(criterion)) or "")

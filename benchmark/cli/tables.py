@@ -11,6 +11,7 @@ from pruneboard.benchmark.cli._console import make_console
 from pruneboard.benchmark.cli._sources import Sourced, read_sources
 from pruneboard.benchmark.cli.suite_listing import make_table
 from pruneboard.benchmark.errors import StoreError
+from pruneboard.benchmark.leaderboards import LeaderboardStore, leaderboard
 from pruneboard.benchmark.render import (
     Extras,
     build_site,
@@ -78,23 +79,40 @@ def publish(name: str, runs: Path, results: Path) -> None:
     rows = _of_grid(RunStore(runs).read(suite.name), suite)
     if rows.empty:
         raise _no_rows(suite, [runs])
+    paths = ResultsStore(results).write(rows)
+    studies = StudyStore(results)
+    paths += studies.publish(current_studies(StudyStore(runs).read(suite.name), suite))
+    paths += write_derived(suite, results, suite_path(name))
+    for path in paths:
+        make_console().print(str(path), soft_wrap=True)
+
+
+def write_derived(suite: Suite, results: Path, suite_file: Path | None = None) -> list[Path]:
+    """Write what is derived from the published rows of a suite, its ranking and comparisons, and return the files.
+
+    Args:
+        suite: the suite.
+        results: results folder.
+        suite_file: its file; None for that of a suite that comes with pruneboard.
+
+    Raises:
+        PruneboardError: the rows do not allow a ranking, or a file cannot be written.
+    """
     store = ResultsStore(results)
-    paths = store.write(rows)
-    # Cells that were published before belong to the comparison as well.
-    comparison = comparison_table(_of_grid(store.read(suite.name), suite), load_published(suite, suite_path(name)))
+    # Cells that were published before belong to the ranking and the comparisons as well.
+    rows = _of_grid(store.read(suite.name), suite)
+    paths = [LeaderboardStore(results).write(suite.name, leaderboard(rows))]
+    comparison = comparison_table(rows, load_published(suite, suite_file or suite_path(suite.name)))
     if len(comparison):
         paths.append(store.write_comparison(suite.name, comparison))
     studies = StudyStore(results)
-    studies.publish(current_studies(StudyStore(runs).read(suite.name), suite))
     if all_studies := current_studies(studies.read(suite.name), suite):
-        lines = view_tuning(all_studies, _of_grid(store.read(suite.name), suite))
-        paths += [*map(studies.path, all_studies), *map(studies.trials_path, all_studies)]
+        lines = view_tuning(all_studies, rows)
         paths.append(studies.write_comparison(suite.name, tuning_table(lines)))
     readme = results / "README.md"
     if write_inventory(readme, [(suite, store.read(suite.name)) for suite in _all_suites()]):
         paths.append(readme)
-    for path in paths:
-        make_console().print(str(path), soft_wrap=True)
+    return paths
 
 
 def build(runs: Path | None, results: Path, out: Path, *, local: bool = False) -> Path:
