@@ -9,6 +9,10 @@ class UnknownNameError(PruneboardError):
     """A plugin, suite or data set of this name does not exist."""
 
 
+class PluginError(PruneboardError):
+    """A plugin cannot be imported, or does not declare what every plugin has to."""
+
+
 class SuiteError(PruneboardError):
     """A suite file breaks a rule of the suite format."""
 

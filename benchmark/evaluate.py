@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,33 @@ def unchanged(inputs: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """Which logits of a network compete.
+
+    Attributes:
+        classes: those of a task, int64 (n,), ascending; None takes all.
+        others: whether logits of other classes are left `out`, or set to `zero`, which may win.
+    """
+
+    classes: Tensor | None = None
+    others: Literal["out", "zero"] = "out"
+
+    def among(self, logits: Tensor) -> Tensor:
+        """Return the logits that compete, (n_images, n) or, where others are set to zero, (n_images, n_classes)."""
+        if self.classes is None:
+            return logits
+        classes = self.classes.to(logits.device)
+        own = logits[:, classes]
+        return own if self.others == "out" else torch.zeros_like(logits).index_copy(1, classes, own)
+
+    def places(self, labels: Tensor) -> Tensor:
+        """Return where the logits of labels, int64 (n_images,), stand among those that compete."""
+        if self.classes is None or self.others == "zero":
+            return labels
+        return torch.searchsorted(self.classes.to(labels.device), labels)
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Evaluation images on the device as they are stored, with what was already measured on them.
 
@@ -57,6 +85,7 @@ class Evaluation:
         most_at_once: where memory is short, the most images that a compact network may take at once.
         precision: what matrix products and convolutions are computed in. With float32 the masked network decides every
             prediction that rounding could change; with less, predictions are those of the compact network.
+        answers: which logits compete.
         seen: accuracy by masks, so that equal masks are evaluated once whichever criterion, shot or rate made them.
     """
 
@@ -66,6 +95,7 @@ class Evaluation:
     batch_size: int = 125
     most_at_once: int | None = None
     precision: Precision = "float32"
+    answers: Answers = field(default_factory=Answers)
     seen: dict[bytes, Accuracy] = field(default_factory=dict)
 
     @property
@@ -118,7 +148,7 @@ def prepare_pruning(model: nn.Module, layers: Sequence[Layer], images: Tensor) -
 def measure(model: nn.Module, evaluation: Evaluation) -> Accuracy:
     """Measure the network as it is."""
     with computing_in(evaluation.precision, evaluation.inputs.device.type):
-        return _accuracy(_logits(model, evaluation, evaluation.batch_size), evaluation.labels)
+        return _accuracy(_logits(model, evaluation, evaluation.batch_size), evaluation)
 
 
 @contextlib.contextmanager
@@ -141,8 +171,9 @@ def _logits(model: Callable[[Tensor], Tensor], evaluation: Evaluation, n_at_once
     return torch.cat([model(evaluation.batch(slice(start, start + n_at_once))) for start in starts])
 
 
-def _accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
-    logits, labels = logits.float().cpu(), labels.cpu()
+def _accuracy(logits: Tensor, evaluation: Evaluation) -> Accuracy:
+    answers = evaluation.answers
+    logits, labels = answers.among(logits).float().cpu(), answers.places(evaluation.labels).cpu()
     # A stable sort gives equal logits, such as those of a network without units, to the lowest class index.
     best = logits.sort(dim=1, descending=True, stable=True).indices[:, :5]
     hits = best == labels[:, None]
@@ -216,9 +247,9 @@ def _measured(pruning: Pruning, masks: Sequence[Mapping[str, Tensor]], evaluatio
                 first = pruning.model(evaluation.batch(slice(_N_COMPARED)))
                 if logits is None or not agree(logits[:_N_COMPARED], first, tolerance):
                     logits = _logits(pruning.model, evaluation, evaluation.batch_size)
-                elif exact and bool((doubtful := _is_doubtful(logits, evaluation.labels)).any()):
+                elif exact and bool((doubtful := _is_doubtful(logits, evaluation)).any()):
                     _replace(logits, doubtful, pruning.model, evaluation)
-        yield _accuracy(logits, evaluation.labels)
+        yield _accuracy(logits, evaluation)
 
 
 def _tried(predict: Callable[[], Tensor]) -> Tensor | None:
@@ -241,12 +272,15 @@ def _replace(logits: Tensor, doubtful: Tensor, model: nn.Module, evaluation: Eva
             logits[part] = model(evaluation.batch(part))
 
 
-def _is_doubtful(logits: Tensor, labels: Tensor) -> Tensor:
+def _is_doubtful(logits: Tensor, evaluation: Evaluation) -> Tensor:
     """Whether errors of `TOLERANCE` could move labels into or out of the first place or the first five, (n_images,)."""
+    # Errors are relative to the largest of all logits, whichever compete.
+    margin = 2 * TOLERANCE * logits.abs().amax(dim=1, keepdim=True)
+    labels, logits = evaluation.answers.places(evaluation.labels), evaluation.answers.among(logits)
     own = logits.gather(1, labels[:, None])
     others = logits.scatter(1, labels[:, None], -torch.inf).topk(min(5, logits.shape[1]), dim=1).values
     # Both logits may be off, in opposite directions.
-    apart = (others[:, [0, -1]] - own).abs() > 2 * TOLERANCE * logits.abs().amax(dim=1, keepdim=True)
+    apart = (others[:, [0, -1]] - own).abs() > margin
     return ~apart.all(dim=1)
 
 

@@ -21,15 +21,15 @@ from torch import nn
 from pruneboard.benchmark import plugins, provenance
 from pruneboard.benchmark.api import Batch, Context, Criterion, Model
 from pruneboard.benchmark.counts import count_sizes
-from pruneboard.benchmark.data import Dataset, draw_reference, find_dataset
+from pruneboard.benchmark.data import Dataset, Framing, Labels, Split, draw_classes, draw_reference, find_dataset
 from pruneboard.benchmark.errors import CheckpointError, SuiteError, Unsupported
-from pruneboard.benchmark.evaluate import Accuracy, Evaluation, Pruning, prepare_pruning, unchanged
+from pruneboard.benchmark.evaluate import Accuracy, Answers, Evaluation, Pruning, prepare_pruning, unchanged
 from pruneboard.benchmark.protocols import Checkpoints, Curves, Experiment, Training, iterative, one_shot
 from pruneboard.benchmark.schema import (
-    ENGINE_VERSION,
     SCHEMA_VERSION,
     Granularity,
     Job,
+    JobIdentity,
     Precision,
     Row,
     Status,
@@ -48,7 +48,12 @@ Rows = npt.NDArray[np.intp]
 
 _LONGEST_REASON = 500
 _CPU_OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
+_Name = tuple[str, str, str, bytes]
+"""Network, suite, evaluation split and classes of a task: what decides what is measured of a network."""
+
 _N_PROBE_IMAGES = 8
+_EVALUATION_SEED = 0
+"""Of the images of a suite that measures on some of each class."""
 _EVALUATION_IMAGES = 125
 _EVALUATION_BYTES = 16 * 2**20
 """Most images, and on a CPU most memory of their pixels as float32, in one pass of evaluation."""
@@ -91,20 +96,20 @@ class LatestInputs:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._key: tuple[Dataset, str, tuple[int, int, int], bytes | None] | None = None
+        self._key: tuple[Split, tuple[int, int, int], Framing, bytes | None] | None = None
         self._inputs = torch.empty(0)
 
-    def of(self, dataset: Dataset, split: str, rows: Rows | None, size: tuple[int, int, int]) -> torch.Tensor:
-        """Return rows (k,) of a split, or all, as they are stored: (k, channels, height, width); not to be written to.
+    def of(self, split: Split, rows: Rows | None, plugin: Model) -> torch.Tensor:
+        """Return rows (k,) of a split, or all, as a network's inputs are stored; not to be written to.
 
         Raises:
             AssetError: they cannot be loaded.
         """
-        key = (dataset, split, size, None if rows is None else rows.tobytes())
+        key = (split, plugin.input_size, plugin.framing, None if rows is None else rows.tobytes())
         if key != self._key:
             # Freed first, so that two sets of images are never held at once.
             self._key, self._inputs = None, torch.empty(0)
-            self._inputs = dataset.split(split).stored(rows, size=size, device=self._device)
+            self._inputs = split.stored(rows, size=plugin.input_size, framing=plugin.framing, device=self._device)
             self._key = key
         return self._inputs
 
@@ -133,13 +138,15 @@ class Workbench:
             # Convolutions round to ten bits there unless told otherwise, more coarsely than ties can bear.
             torch.backends.cudnn.allow_tf32 = False
         self._dataset = functools.cache(find_dataset)
+        # Labels of a million images take seconds to read.
+        self._split = functools.cache(Dataset.split)
         self._evaluation_inputs = LatestInputs(device)
         self._reference_inputs = LatestInputs(device)
         self._training_inputs = LatestInputs(device)
-        self._models: dict[tuple[str, str, str], LoadedModel] = {}
+        self._models: dict[_Name, LoadedModel] = {}
         # Measured on networks that were found to be as they should, so it outlives them.
-        self._seen: dict[tuple[str, str, str], dict[bytes, Accuracy]] = {}
-        self._logits: dict[tuple[str, str, str], torch.Tensor] = {}
+        self._seen: dict[_Name, dict[bytes, Accuracy]] = {}
+        self._logits: dict[_Name, torch.Tensor] = {}
 
     def dataset(self, job: Job) -> Dataset:
         """Return the data set that the job's suite runs its network on.
@@ -155,7 +162,7 @@ class Workbench:
         Raises:
             AssetError, ModelError: the weights or the evaluation images cannot be loaded.
         """
-        name = (job.model, job.suite.name, job.suite.evaluation_split)
+        name = (job.model, job.suite.name, job.suite.evaluation_split, self._task_of(job))
         if name not in self._models:
             self._models.clear()
             plugin = plugins.models().get(job.model)
@@ -168,24 +175,70 @@ class Workbench:
         return self._models[name]
 
     def evaluation(self, job: Job, plugin: Model) -> Evaluation:
-        """Return the images that the job's accuracies are measured on: the suite's whole evaluation split.
+        """Return the images that the job's accuracies are measured on: the evaluation split, or what is taken of it.
 
         Raises:
             AssetError: they cannot be loaded.
         """
-        return self._evaluation_on(job, job.suite.evaluation_split, None, plugin)
+        split = job.suite.evaluation_split
+        labels = self._split(self.dataset(job), split).labels
+        rows, n_images = None, job.suite.evaluation_per_class
+        if n_images is not None:
+            rows = np.sort(draw_reference(labels, n_images, _EVALUATION_SEED))
+        return self._evaluation_on(job, split, self._of_task(job, labels, rows), plugin)
+
+    def classes(self, job: Job) -> Labels | None:
+        """Return the classes of the job's task, ascending; None when its suite has no task.
+
+        They are drawn from the reference split, so that tuning need not open the other.
+        """
+        task = job.suite.task
+        if task is None:
+            return None
+        return draw_classes(self._split(self.dataset(job), job.suite.reference_split).labels, task.n_classes, job.seed)
+
+    def _task_of(self, job: Job) -> bytes:
+        classes = self.classes(job)
+        return b"" if classes is None else classes.tobytes()
+
+    def _of_task(self, job: Job, labels: Labels, rows: Rows | None) -> Rows | None:
+        """Return those of some rows of a split, None for all, that are of the job's task."""
+        classes = self.classes(job)
+        if classes is None:
+            return rows
+        rows = np.arange(len(labels)) if rows is None else rows
+        return rows[np.isin(labels[rows], classes)]
 
     def _evaluation_on(self, job: Job, split: str, rows: Rows | None, plugin: Model) -> Evaluation:
         """Return rows of a split, or all, to measure a network on."""
         dataset = self.dataset(job)
-        labels = dataset.split(split).labels
-        inputs = self._evaluation_inputs.of(dataset, split, rows, plugin.input_size)
+        labels = self._split(dataset, split).labels
+        inputs = self._evaluation_inputs.of(self._split(dataset, split), rows, plugin)
         chosen = torch.from_numpy(labels if rows is None else labels[rows]).to(self.device)
         n_bytes = 4 * math.prod(plugin.input_size)
         # On a CPU few large images keep it busy, and many need gigabytes.
         most = _EVALUATION_BYTES // n_bytes if self.device.type == "cpu" else _EVALUATION_IMAGES
         n_at_once = max(1, min(_EVALUATION_IMAGES, most))
-        return Evaluation(inputs, chosen, plugin.prepare, batch_size=n_at_once, precision=self.precision)
+        return Evaluation(
+            inputs,
+            chosen,
+            plugin.prepare,
+            batch_size=n_at_once,
+            precision=self.precision,
+            answers=answers_to(job, self.classes(job)),
+        )
+
+    def reference_rows(self, job: Job) -> Rows:
+        """Return the rows of the job's reference images, classes in ascending order within each shot.
+
+        Raises:
+            AssetError: a class has too few images.
+        """
+        labels = self._split(self.dataset(job), job.suite.reference_split).labels
+        candidates = self._of_task(job, labels, None)
+        if candidates is None:
+            return draw_reference(labels, max(job.suite.shots), job.seed)
+        return candidates[draw_reference(labels[candidates], max(job.suite.shots), job.seed)]
 
     def reference(self, job: Job, plugin: Model) -> Batch:
         """Return the job's reference images and labels, classes in ascending order within each shot.
@@ -193,11 +246,10 @@ class Workbench:
         Raises:
             AssetError: they cannot be loaded, or a class has too few.
         """
-        dataset, split = self.dataset(job), job.suite.reference_split
-        labels = dataset.split(split).labels
-        rows = draw_reference(labels, max(job.suite.shots), job.seed)
-        stored = self._reference_inputs.of(dataset, split, rows, plugin.input_size)
-        return Batch(plugin.prepare(stored), torch.from_numpy(labels[rows]).to(self.device))
+        split = self._split(self.dataset(job), job.suite.reference_split)
+        rows = self.reference_rows(job)
+        stored = self._reference_inputs.of(split, rows, plugin)
+        return Batch(plugin.prepare(stored), torch.from_numpy(split.labels[rows]).to(self.device))
 
     def training_images(self, job: Job, plugin: Model, shots: int) -> TrainingImages:
         """Return what a network is fine-tuned on: the reference images of a number of shots, or their whole split.
@@ -207,9 +259,11 @@ class Workbench:
         """
         recipe = job.suite.finetuning
         if recipe is not None and recipe.images == "train":
-            split = self.dataset(job).split(job.suite.reference_split)
-            stored = self._training_inputs.of(self.dataset(job), job.suite.reference_split, None, plugin.input_size)
-            return TrainingImages(stored, torch.from_numpy(split.labels).to(self.device), plugin.prepare)
+            split = self._split(self.dataset(job), job.suite.reference_split)
+            rows = self._of_task(job, split.labels, None)
+            labels = split.labels if rows is None else split.labels[rows]
+            stored = self._training_inputs.of(split, rows, plugin)
+            return TrainingImages(stored, torch.from_numpy(labels).to(self.device), plugin.prepare)
         data = self.reference(job, plugin)
         n_images = len(data.images) // max(job.suite.shots) * shots
         return TrainingImages(data.images[:n_images], data.labels[:n_images], unchanged)
@@ -229,20 +283,17 @@ class Workbench:
     def key(self, job: Job) -> str:
         """Return the digest of everything that decides the job's result."""
         model, criterion = plugins.models().get(job.model), plugins.criterion_of(job)
-        return digest(
-            {
-                "engine": ENGINE_VERSION,
-                "suite": job.suite.digest,
-                "data": self.dataset(job).digest,
-                "model": [model.name, model.version, model.weights_digest],
-                "granularity": job.granularity,
-                "criterion": [job.criterion, criterion.version, plugins.criterion_digest(type(criterion))],
-                "parameters": plugins.criterion_parameters(criterion),
-                "seed": job.seed,
-                **({"tuning": job.tuned.study} if job.tuned else {}),
-                **({"precision": self.precision} if self.precision != "float32" else {}),
-            }
-        )
+        return JobIdentity(
+            suite=job.suite.digest,
+            data=self.dataset(job).digest,
+            model=(model.name, model.version, model.weights_digest),
+            granularity=job.granularity,
+            criterion=(job.criterion, criterion.version, plugins.criterion_digest(type(criterion))),
+            parameters=plugins.criterion_parameters(criterion),
+            seed=job.seed,
+            tuning=job.tuned.study if job.tuned else "",
+            precision=self.precision,
+        ).key
 
 
 def run_job(job: Job, bench: Workbench) -> list[Row]:
@@ -404,6 +455,14 @@ def clean_reason(error: BaseException) -> str:
     return " ".join(printable.split())[:_LONGEST_REASON]
 
 
+def answers_to(job: Job, classes: Labels | None) -> Answers:
+    """Return which logits compete in a job."""
+    task = job.suite.task
+    if task is None or classes is None or task.argmax == "all":
+        return Answers()
+    return Answers(torch.from_numpy(classes), "out" if task.argmax == "task" else "zero")
+
+
 def generator_for(job: Job, purpose: str) -> torch.Generator:
     """Return an independent stream for each purpose, so that none depends on what another draws."""
     return torch.Generator().manual_seed(int(digest([job.seed, purpose])[:15], 16))
@@ -460,6 +519,7 @@ def make_row(job: Job, bench: Workbench, *, status: Status, reason: str, seconds
         suite_digest=job.suite.digest,
         protocol=job.suite.protocol,
         finetuning="" if recipe is None else json.dumps(asdict(recipe), sort_keys=True),
+        task="" if job.suite.task is None else json.dumps(asdict(job.suite.task), sort_keys=True),
         dataset=dataset.name,
         data_digest=dataset.digest,
         model=job.model,

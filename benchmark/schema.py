@@ -6,9 +6,10 @@ import json
 import types
 import typing
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any, Literal
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Version of the columns below; rises when a column is added, removed or changes its meaning."""
 
 ENGINE_VERSION = 1
@@ -23,6 +24,8 @@ GRANULARITIES: tuple[Granularity, ...] = typing.get_args(Granularity)
 SCOPES: tuple[Scope, ...] = typing.get_args(Scope)
 Protocol = Literal["one_shot", "iterative", "iterative_finetune"]
 PROTOCOLS: tuple[Protocol, ...] = typing.get_args(Protocol)
+Argmax = Literal["task", "all", "zeroed"]
+ARGMAXES: tuple[Argmax, ...] = typing.get_args(Argmax)
 
 TUNED_SUFFIX = "_tuned"
 """Ends the name of a criterion in rows that were measured with tuned parameters; no registered name may end so."""
@@ -34,10 +37,62 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+HERE_SUFFIX = " (here)"
+"""Ends the name of a criterion in rows of this machine that stand beside published ones of the same name."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JobIdentity:
+    """Everything that decides a job's result.
+
+    Attributes:
+        suite: digest of the suite.
+        data: digest of the data set.
+        model: name, version and weights digest of the network.
+        granularity: kind of unit.
+        criterion: name, version and source digest of the criterion.
+        parameters: parameters of the criterion by name.
+        seed: seed of the reference draw and of random ties.
+        tuning: digest of the study that chose the parameters, empty when untuned.
+        precision: what evaluation computes in.
+        engine: version of the engine.
+    """
+
+    suite: str
+    data: str
+    model: tuple[str, int, str]
+    granularity: str
+    criterion: tuple[str, int, str]
+    parameters: Mapping[str, Any]
+    seed: int
+    tuning: str = ""
+    precision: Precision = "float32"
+    engine: int = ENGINE_VERSION
+
+    @property
+    def key(self) -> str:
+        """The digest that names the job."""
+        parts = dataclasses.asdict(self)
+        if not self.tuning:
+            del parts["tuning"]
+        if self.precision == "float32":
+            del parts["precision"]
+        return digest(parts)
+
+
+def n_removed(rate: float, n_units: int) -> int:
+    """Return floor(rate * n_units), with the rate taken as the decimal number it was written as.
+
+    In floating point 0.29 * 100 is below 29.
+    """
+    return int(Fraction(str(rate)) * n_units)
+
+
 def display_name(criterion: str) -> str:
     """Return a criterion's name as people read it: `lrp (tuned)` for `lrp_tuned`."""
-    base = criterion.removesuffix(TUNED_SUFFIX)
-    return criterion if base == criterion else f"{base} (tuned)"
+    name = criterion.removesuffix(HERE_SUFFIX)
+    base = name.removesuffix(TUNED_SUFFIX)
+    return criterion if base == name else f"{base} (tuned){criterion.removeprefix(name)}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,6 +136,23 @@ class FineTuning:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """Which classes of a data set a network is pruned for: reference and evaluation images are theirs alone.
+
+    Source: the tasks of Hatefi et al. 2024, arXiv 2408.12568, of 3, 100 and 1000 classes of ImageNet.
+
+    Attributes:
+        n_classes: how many are drawn, anew by each seed; None takes all that the reference split has.
+        argmax: which logits compete. `task` takes those of the task's classes, so that chance is one of them; `all`
+            takes all of the network's; `zeroed` does so after the logits of other classes were set to 0, as the code of
+            Hatefi et al. does, where a label whose logit is negative can never win.
+    """
+
+    n_classes: int | None
+    argmax: Argmax
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Suite:
     """A fixed, versioned grid: which data, networks, criteria, rates, shots and seeds, under which protocol.
 
@@ -103,6 +175,8 @@ class Suite:
         models: the networks with their granularities.
         finetuning: the recipe of `iterative_finetune`; None for the other protocols.
         tuned_on: suite whose studies choose the parameters of tuned criteria; empty for this one.
+        task: the classes that count; None takes all images, and all logits of the network.
+        evaluation_per_class: images of each class that accuracy is measured on, the same for all jobs; None takes all.
     """
 
     name: str
@@ -121,6 +195,8 @@ class Suite:
     models: tuple[SuiteModel, ...]
     finetuning: FineTuning | None = None
     tuned_on: str = ""
+    task: Task | None = None
+    evaluation_per_class: int | None = None
 
     def datasets_of(self, model: str) -> tuple[str, ...]:
         """Return the data sets that a network of the suite accepts, in order of preference."""
@@ -144,8 +220,14 @@ class Suite:
         for people: growing a suite by a criterion keeps the finished jobs valid.
         """
         decides = ("name", "version", "reference_split", "evaluation_split", "protocol", "scope", "rates", "shots")
-        recipe = {} if self.finetuning is None else {"finetuning": dataclasses.asdict(self.finetuning)}
-        return digest({name: getattr(self, name) for name in decides} | recipe)
+        # What came later counts only where it is set, so that the digests of older suites stay.
+        later = {
+            "finetuning": self.finetuning and dataclasses.asdict(self.finetuning),
+            "task": self.task and dataclasses.asdict(self.task),
+            "evaluation_per_class": self.evaluation_per_class,
+        }
+        chosen = {name: value for name, value in later.items() if value is not None}
+        return digest({name: getattr(self, name) for name in decides} | chosen)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -257,6 +339,9 @@ class Row:
     suite_digest: str = _column("job", "sha256 of the suite's deciding fields")
     protocol: str = _column("job", "how units were removed: one_shot, iterative or iterative_finetune")
     finetuning: str = _column("job", "recipe of training between the steps, as JSON; empty without", default="")
+    task: str = _column(
+        "job", "number of classes, null for all, and which logits compete, as JSON; empty without", default=""
+    )
     dataset: str = _column("job", "data set that was used")
     data_digest: str = _column("job", "sha256 of the files or arrays of the data set")
     model: str = _column("job", "network")

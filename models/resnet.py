@@ -1,4 +1,4 @@
-"""A small ResNet of basic blocks for 8 x 8 digits.
+"""ResNets of basic blocks for small images: 8 x 8 digits, and the 32 x 32 photographs of CIFAR-10.
 
 Architecture: He et al. 2015, Deep Residual Learning for Image Recognition, arXiv 1512.03385, in timm's implementation
 (Apache-2.0); the weights are our own.
@@ -52,4 +52,43 @@ digits_resnet = Model(
         weight_decay=0.05,
         label_smoothing=0.1,
     ),
+)
+
+
+def _cifar_resnet18() -> nn.Module:
+    model = ResNet(BasicBlock, (2, 2, 2, 2), 10)
+    # Images of 32 pixels are too small to be halved twice before the first block.
+    model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    model.maxpool = nn.Identity()
+    model.init_weights(zero_init_last=False)
+    network: nn.Module = model
+    return network
+
+
+cifar_resnet18 = Model(
+    name="cifar_resnet18",
+    version=1,
+    family="ResNet",
+    description="ResNet-18 in its form for CIFAR-10: a 3 x 3 stem without pooling and four stages of two basic blocks.",
+    source="https://arxiv.org/abs/1512.03385",
+    licence="BSD-3-Clause",
+    build=_cifar_resnet18,
+    granularities=("filters",),
+    input_size=(3, 32, 32),
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+    recipe=Recipe(
+        dataset="cifar10-jpeg",
+        epochs=100,
+        batch_size=128,
+        learning_rate=0.1,
+        weight_decay=0.0005,
+        label_smoothing=0.1,
+        max_shift=4,
+        flip=True,
+        optimiser="sgd",
+        mixed_precision=True,
+        stored_as="float16",
+    ),
+    made_when_used=False,
 )

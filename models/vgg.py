@@ -1,9 +1,11 @@
-"""A small VGG with batch norm for 8 x 8 digits.
+"""VGGs with batch norm for small images: 8 x 8 digits, and the 32 x 32 photographs of CIFAR-10.
 
 Architecture: Simonyan and Zisserman 2014, Very Deep Convolutional Networks, arXiv 1409.1556, in timm's implementation
 (Apache-2.0); the weights are our own.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from timm.layers import ClassifierHead
@@ -12,12 +14,14 @@ from torch import nn
 
 from pruneboard.benchmark.api import Model, Recipe, Weights
 
-_WIDTHS = (12, 12, "M", 24, 24, "M", 64, 64)
+_DIGITS = (12, 12, "M", 24, 24, "M", 64, 64)
+# Configuration D of the paper, without the last pooling, in whose place all positions are averaged.
+_VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
 
 
-def _digits_vgg() -> nn.Module:
+def _vgg(widths: Sequence[int | str], n_channels: int) -> nn.Module:
     # timm always makes a hidden classifier of 4096 filters and 7 x 7 kernels; on the meta device that costs nothing.
-    model = VGG(list(_WIDTHS), num_classes=10, in_chans=1, norm_layer=nn.BatchNorm2d, device="meta")
+    model = VGG(list(widths), num_classes=10, in_chans=n_channels, norm_layer=nn.BatchNorm2d, device="meta")
     model.pre_logits = nn.Identity()
     model.head = ClassifierHead(model.num_features, model.num_classes, device="meta")
     model.head_hidden_size = model.num_features
@@ -36,7 +40,7 @@ digits_vgg = Model(
     description="Six 3 x 3 convolutions with batch norm, global average pooling and one linear layer.",
     source="https://arxiv.org/abs/1409.1556",
     licence="BSD-3-Clause",
-    build=_digits_vgg,
+    build=partial(_vgg, _DIGITS, 1),
     granularities=("filters",),
     input_size=(1, 8, 8),
     mean=(0.306,),
@@ -55,4 +59,45 @@ digits_vgg = Model(
         weight_decay=0.05,
         label_smoothing=0.1,
     ),
+)
+
+
+def _cifar_vgg(name: str, divisor: int, description: str) -> Model:
+    widths = tuple(width if isinstance(width, str) else width // divisor for width in _VGG16)
+    return Model(
+        name=name,
+        version=1,
+        family="VGG",
+        description=description,
+        source="https://arxiv.org/abs/1409.1556",
+        licence="BSD-3-Clause",
+        build=partial(_vgg, widths, 3),
+        granularities=("filters",),
+        input_size=(3, 32, 32),
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        recipe=Recipe(
+            dataset="cifar10-jpeg",
+            epochs=100,
+            batch_size=128,
+            learning_rate=0.05,
+            weight_decay=0.0005,
+            label_smoothing=0.1,
+            max_shift=4,
+            flip=True,
+            optimiser="sgd",
+            mixed_precision=True,
+            stored_as="float16",
+        ),
+        made_when_used=False,
+    )
+
+
+cifar_vgg16_bn = _cifar_vgg(
+    "cifar_vgg16_bn",
+    1,
+    "VGG-16 with batch norm for CIFAR-10: 13 3 x 3 convolutions, global average pooling and one linear layer.",
+)
+cifar_vgg16_bn_half = _cifar_vgg(
+    "cifar_vgg16_bn_half", 2, "The VGG-16 with batch norm for CIFAR-10 with half as many filters in each layer."
 )

@@ -1,4 +1,4 @@
-"""A small vision transformer for 8 x 8 digits.
+"""Small vision transformers: for 8 x 8 digits, and for the 32 x 32 photographs of CIFAR-10.
 
 Architecture: Dosovitskiy et al. 2020, An Image is Worth 16x16 Words, arXiv 2010.11929, in timm's implementation
 (Apache-2.0); the weights are our own.
@@ -45,4 +45,42 @@ digits_vit = Model(
         weight_decay=0.5,
         label_smoothing=0.1,
     ),
+)
+
+
+def _cifar_vit() -> nn.Module:
+    network: nn.Module = VisionTransformer(
+        img_size=32, patch_size=4, num_classes=10, embed_dim=192, depth=9, num_heads=6, mlp_ratio=4.0
+    )
+    return network
+
+
+cifar_vit = Model(
+    name="cifar_vit",
+    version=1,
+    family="ViT",
+    description="Nine transformer blocks of six heads and width 192 on 4 x 4 patches, read out at the class token.",
+    source="https://arxiv.org/abs/2010.11929",
+    licence="BSD-3-Clause",
+    build=_cifar_vit,
+    granularities=("neurons", "heads"),
+    input_size=(3, 32, 32),
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+    recipe=Recipe(
+        dataset="cifar10-jpeg",
+        epochs=200,
+        batch_size=128,
+        learning_rate=0.001,
+        weight_decay=0.05,
+        label_smoothing=0.1,
+        max_shift=4,
+        flip=True,
+        policy="trivial",
+        cutmix=0.5,
+        clip_norm=1.0,
+        mixed_precision=True,
+        stored_as="float16",
+    ),
+    made_when_used=False,
 )

@@ -1,10 +1,12 @@
 """Numbers in documents are those of the tables that they name."""
 
 import csv
+import importlib
 import re
 from fnmatch import fnmatch
 from pathlib import Path
 
+from api_page import MODULES, PAGE, page
 from pruneboard.benchmark.render import inventory
 from pruneboard.benchmark.store import ResultsStore
 from pruneboard.benchmark.suites import load_suite, suite_names, suite_path
@@ -56,3 +58,16 @@ def test_the_readme_of_the_results_explains_every_file():
         if path.is_file() and not any(fnmatch(name := path.relative_to(folder).as_posix(), p) for p in patterns)
     ]
     assert not unexplained
+
+
+def test_the_reference_for_plugin_authors_is_that_of_the_code():
+    assert PAGE.read_text(encoding="utf-8") == page(), "write it again with `python tests/support/api_page.py`"
+
+
+def test_everything_that_plugin_authors_import_is_explained():
+    """No name without a sentence."""
+    parts = [part for part in re.split(r"^### ", page(), flags=re.MULTILINE)[1:]]
+    names = {name for module in MODULES for name in importlib.import_module(module).__all__}
+
+    assert len(parts) == sum(len(importlib.import_module(module).__all__) for module in MODULES) >= len(names)
+    assert not [part.splitlines()[0] for part in parts if len(part.split("\n", 1)[1].strip()) < 10]

@@ -9,17 +9,15 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 
 from pruneboard.benchmark import plugins
-from pruneboard.benchmark.api import Model
 from pruneboard.benchmark.cli._console import make_console
 from pruneboard.benchmark.cli._dry_run import print_dry_run
 from pruneboard.benchmark.cli._estimates import Forecast, Kind, kind_of, read_past_seconds
 from pruneboard.benchmark.cli._progress import RunSummary, Scope, Watch
 from pruneboard.benchmark.cli._signals import Interruption, Terminated
 from pruneboard.benchmark.cli._status import StatusFile
-from pruneboard.benchmark.data import draw_reference
+from pruneboard.benchmark.cli.training import train_with_progress
 from pruneboard.benchmark.errors import AssetError, PruneboardError, SuiteError
 from pruneboard.benchmark.executors import (
     Agenda,
@@ -41,7 +39,6 @@ from pruneboard.benchmark.provenance import resolve_device
 from pruneboard.benchmark.runner import Workbench
 from pruneboard.benchmark.schema import Job, Precision
 from pruneboard.benchmark.store import FOLD_AT, ResultsStore, RunStore
-from pruneboard.benchmark.training import TrainingStep, train
 from pruneboard.benchmark.workers import Limits
 
 _RESULTS = Path("results")
@@ -102,13 +99,14 @@ def _n_at_a_time(bench: Workbench, options: RunOptions) -> int:
     return max(1, len(local_devices(bench.device, options.n_workers, options.n_threads)))
 
 
-def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions) -> RunSummary:
+def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions, *, announce: bool = True) -> RunSummary:
     """Run the jobs of one suite that are not done yet.
 
     Args:
         name: how the user named the suite, for messages.
         jobs: jobs of that suite, at least one.
         options: how to run them.
+        announce: whether to say at the end where the rows are and what to do with them.
 
     Raises:
         PruneboardError: bad input, found before any job starts, or a run that cannot go on.
@@ -138,7 +136,8 @@ def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions) -> RunSummary:
     except KeyboardInterrupt as end:
         console.print("Stopped before the first job; the same command continues.")
         return RunSummary(interrupted=True, terminated=isinstance(end, Terminated))
-    _print_summary(summary, name, options, console)
+    if announce:
+        _print_summary(summary, name, options, console)
     return summary
 
 
@@ -258,9 +257,8 @@ def _make_ready(jobs: Sequence[Job], bench: Workbench, console: Console) -> None
     """Load everything once before the first job, so that what is missing is said at once and not job by job."""
     make_plugins_ready(jobs, console)
     for job in {job.model: job for job in jobs}.values():
-        dataset = bench.dataset(job)
-        dataset.split(job.suite.evaluation_split)
-        draw_reference(dataset.split(job.suite.reference_split).labels, max(job.suite.shots), job.seed)
+        bench.dataset(job).split(job.suite.evaluation_split)
+        bench.reference_rows(job)
 
 
 def make_plugins_ready(jobs: Sequence[Job], console: Console) -> None:
@@ -281,9 +279,14 @@ def make_plugins_ready(jobs: Sequence[Job], console: Console) -> None:
             )
     for model in map(plugins.models().get, {job.model: None for job in jobs}):
         if model.made_file is not None and not model.made_file.exists():
+            if not model.made_when_used:
+                raise AssetError(
+                    f"the weights of `{model.name}` must be made before they are used, as that takes long; make them "
+                    f"with `pruneboard train {model.name} --device auto`, or leave the model out with `--model`."
+                )
             console.print(f"{model.name} has no weights on this machine yet; they are trained once and kept.")
             # On the CPU wherever the jobs run, so that the same kind of machine gives the same weights.
-            _train(model, model.made_file, torch.device("cpu"), console)
+            train_with_progress(model, model.made_file, torch.device("cpu"), console)
         model.load()
 
 
@@ -322,39 +325,3 @@ def _print_summary(summary: RunSummary, suite: str, options: RunOptions, console
     else:
         runs = "" if options.out == Path("runs") else f" --runs {options.out}"
         console.print(f"Next: pruneboard table {suite}{runs}")
-
-
-def train_model(name: str, out: Path | None, *, device: str, overwrite: bool) -> bool:
-    """Train a model by its recipe, and return whether Ctrl-C stopped it.
-
-    Args:
-        name: registered name.
-        out: file to write; None takes the place where `load` looks for weights that are made on this machine, or the
-            present folder for a model whose weights are shipped.
-        device: name of the device, or `auto`.
-        overwrite: whether an existing file may be replaced.
-
-    Raises:
-        PruneboardError: the model has no recipe, or the file cannot be written.
-    """
-    console = make_console()
-    model = plugins.models().get(name)
-    target = out or model.made_file or Path(f"{name}.safetensors")
-    try:
-        _train(model, target, resolve_device(device), console, overwrite=overwrite)
-    except KeyboardInterrupt:
-        console.print("Stopped; nothing was written.")
-        return True
-    return False
-
-
-def _train(model: Model, out: Path, device: torch.device, console: Console, *, overwrite: bool = False) -> None:
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"training {model.name}", total=None)
-
-        def update(step: TrainingStep) -> None:
-            description = f"training {model.name}, loss {step.loss:.3f}"
-            progress.update(task, completed=step.epoch, total=step.n_epochs, description=description)
-
-        result = train(model, device=device, out=out, progress=update, overwrite=overwrite)
-    console.print(f"{out}: test accuracy {result.top1:.4f}, {result.seconds:.0f} s, sha256 {result.sha256}")

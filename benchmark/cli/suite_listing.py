@@ -25,6 +25,7 @@ def print_suite(suite: Suite) -> None:
         "title": suite.title,
         "data sets": ", ".join(suite.all_datasets),
         "splits": f"reference images from {suite.reference_split}, accuracy on {suite.evaluation_split}",
+        **_task(suite),
         "protocol": f"{suite.protocol}, {suite.scope} ranking",
         **_finetuning(suite),
         "models": "; ".join(f"{m.name}: {', '.join(m.granularities)}" for m in suite.models),
@@ -41,6 +42,16 @@ def print_suite(suite: Suite) -> None:
         "digest": suite.digest,
     }
     print_facts(facts, suite.description.strip())
+
+
+def _task(suite: Suite) -> dict[str, str]:
+    facts = {}
+    if suite.task is not None:
+        drawn = "all classes" if suite.task.n_classes is None else f"{suite.task.n_classes} classes, drawn by each seed"
+        facts["task"] = f"{drawn}; argmax: {suite.task.argmax}"
+    if suite.evaluation_per_class is not None:
+        facts["measured on"] = f"{suite.evaluation_per_class} images of each class, the same for all jobs"
+    return facts
 
 
 def _finetuning(suite: Suite) -> dict[str, str]:

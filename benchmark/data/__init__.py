@@ -1,18 +1,23 @@
 """Data sets by name: their splits, their decoded images, and the draw of reference images."""
 
-from pruneboard.benchmark.data._draw import draw_reference
+from pruneboard.benchmark.data._draw import draw_classes, draw_reference
 from pruneboard.benchmark.data._find import datasets, find_dataset, open_dataset
 from pruneboard.benchmark.data._records import DatasetInfo
-from pruneboard.benchmark.data._splits import Dataset, Labels, Split, scaled
+from pruneboard.benchmark.data._sources import open_folder
+from pruneboard.benchmark.data._splits import WHOLE, Dataset, Framing, Labels, Split, scaled
 
 __all__ = [
+    "WHOLE",
     "Dataset",
     "DatasetInfo",
+    "Framing",
     "Labels",
     "Split",
     "datasets",
+    "draw_classes",
     "draw_reference",
     "find_dataset",
     "open_dataset",
+    "open_folder",
     "scaled",
 ]

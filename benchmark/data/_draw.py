@@ -1,4 +1,4 @@
-"""The draw of reference images from a split."""
+"""The draw of classes, and of images of each class, from a split."""
 
 import numpy as np
 import numpy.typing as npt
@@ -36,3 +36,25 @@ def draw_reference(labels: Labels, shots: int, seed: int) -> npt.NDArray[np.intp
             )
         draws.append(np.random.default_rng([seed, int(label)]).permutation(rows)[:shots])
     return np.stack(draws, axis=1).reshape(-1)
+
+
+def draw_classes(labels: Labels, n_classes: int | None, seed: int) -> Labels:
+    """Draw classes of a task, without repetition; a larger task of the same seed holds the smaller ones.
+
+    Args:
+        labels: class of each image, (n,).
+        n_classes: how many; None takes all.
+        seed: at least 0.
+
+    Returns:
+        Labels (n_classes,), ascending.
+
+    Raises:
+        AssetError: there are fewer classes.
+    """
+    present = np.unique(labels)
+    if n_classes is None:
+        return present
+    if n_classes > len(present):
+        raise AssetError(f"a task must have no more classes than its data, {len(present)}, got {n_classes}; lower it.")
+    return np.sort(np.random.default_rng(seed).permutation(present)[:n_classes])

@@ -4,6 +4,7 @@ import difflib
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pruneboard.benchmark.assets import cache_folder, check_sha256, data_folders, is_file, is_folder
@@ -69,7 +70,9 @@ def find_dataset(names: Sequence[str]) -> Dataset:
         if record is not None and record.kind == "points":
             return Dataset(name, record.classes, {split: Points(name, split) for split in POINT_SPLITS})
         if (folder := _locate(name)) is not None:
-            return open_folder(name, folder) if record is None else _open_recorded(record, folder)
+            if record is None:
+                return open_folder(name, folder)
+            return _open_folder(record, folder) if record.kind == "folder" else _open_recorded(record, folder)
     failures = []
     for name in names:
         record = records().get(name)
@@ -98,6 +101,22 @@ def _open_recorded(record: Record, folder: Path) -> Dataset:
             check_sha256(path, file.sha256, "replace it by the published file, or give the folder another name")
         shards.setdefault(file.split, []).append(path)
     return Dataset(record.name, record.classes, {s: Shards(tuple(p), record.n_classes) for s, p in shards.items()})
+
+
+def _open_folder(record: Record, folder: Path) -> Dataset:
+    """Open a data set of which everyone has files of their own, in the hub's layout or as a folder of images."""
+    found = open_folder(record.name, folder)
+    sources = {"validation" if split == "val" else split: source for split, source in found.sources.items()}
+    if found.classes is not None and len(found.classes) != record.n_classes:
+        raise AssetError(
+            f"`{record.name}` must have {record.n_classes} classes, but `{folder}` has {len(found.classes)}; complete "
+            "it, or give a folder with some of them another name."
+        )
+    checked = {
+        split: replace(source, n_classes=record.n_classes) if isinstance(source, Shards) else source
+        for split, source in sources.items()
+    }
+    return Dataset(record.name, found.classes, checked)
 
 
 def _where(record: Record) -> str:

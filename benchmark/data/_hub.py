@@ -1,19 +1,11 @@
 """Fetch the files of a data set from the Hugging Face hub."""
 
-import os
-import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-import huggingface_hub
-import huggingface_hub.errors
-
-from pruneboard.benchmark.assets import download
+from pruneboard.benchmark.assets import address_on_hub, download
 from pruneboard.benchmark.errors import AssetError
-
-# The hub's client names its base error so in every release, though it comes from another HTTP library in some of them.
-_ERRORS = (OSError, ValueError, huggingface_hub.errors.HTTPError)  # type: ignore[attr-defined]
 
 
 def fetch(repository: str, names: Iterable[str], target: Path) -> None:
@@ -31,7 +23,7 @@ def fetch(repository: str, names: Iterable[str], target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as temporary:
         fetched = Path(temporary, target.name)
         for name in names:
-            url, sha256 = _address(repository, name)
+            url, sha256 = address_on_hub(repository, name, "dataset")
             download(url, fetched / name, sha256)
         try:
             fetched.rename(target)
@@ -39,21 +31,3 @@ def fetch(repository: str, names: Iterable[str], target: Path) -> None:
             # Another process may have been faster: a folder cannot be moved over the one it made.
             if not target.is_dir():
                 raise AssetError(f"`{target}` must be writable, but {error}.") from error
-
-
-def _address(repository: str, name: str) -> tuple[str, str]:
-    """Return the address of a file at its present commit, and the sha256 that the hub states for it."""
-    endpoint = os.environ.get("HF_ENDPOINT")
-    try:
-        url = huggingface_hub.hf_hub_url(repository, name, repo_type="dataset", endpoint=endpoint)
-        stated = huggingface_hub.get_hf_file_metadata(url, timeout=30.0)
-        commit = stated.commit_hash
-        url = huggingface_hub.hf_hub_url(repository, name, repo_type="dataset", revision=commit, endpoint=endpoint)
-    except _ERRORS as error:
-        raise AssetError(
-            f"the hub did not answer for `{name}` of {repository}: {' '.join(str(error).split())}"
-        ) from error
-    sha256 = stated.etag or ""
-    if not re.fullmatch("[0-9a-f]{64}", sha256):
-        raise AssetError(f"the hub must state the sha256 of `{name}` of {repository}, got {stated.etag!r}")
-    return url, sha256

@@ -12,7 +12,8 @@ class DatasetInfo:
 
     Attributes:
         name: its name in suites.
-        kind: `sklearn` (its digits), `points` (generated ones in the plane) or `parquet`.
+        kind: `sklearn` (its digits), `points` (generated ones in the plane), `parquet` (files that are recorded), or
+            `folder` (parquet files or images of which nothing is recorded).
         title: a line for people.
         terms: licence or terms of use.
         contamination: which of its images networks have seen, as far as that is known.

@@ -2,13 +2,14 @@
 
 import functools
 import io
+import math
 import struct
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pruneboard.benchmark.data._digests import remembered
 from pruneboard.benchmark.errors import AssetError, UnknownNameError
 from pruneboard.benchmark.schema import digest
 
@@ -27,6 +29,24 @@ _CPU = torch.device("cpu")
 
 # What PIL raises on a damaged image.
 _IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How an image is brought to another size.
+
+    Attributes:
+        crop: None squashes the whole image; a fraction in (0, 1] scales it so that its shorter side is the wanted one
+            divided by this, rounded down, and cuts out the middle, as networks for ImageNet are usually evaluated.
+        interpolation: how pixels in between are found.
+    """
+
+    crop: float | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+
+WHOLE = Framing()
+"""The whole image, squashed."""
 
 
 class Split(ABC):
@@ -49,13 +69,19 @@ class Split(ABC):
 
     @abstractmethod
     def stored(
-        self, indices: npt.ArrayLike | None = None, *, size: tuple[int, int, int], device: torch.device = _CPU
+        self,
+        indices: npt.ArrayLike | None = None,
+        *,
+        size: tuple[int, int, int],
+        framing: Framing = WHOLE,
+        device: torch.device = _CPU,
     ) -> Tensor:
         """Return inputs in the smallest form that loses nothing, which `scaled` turns into what networks take.
 
         Args:
             indices: rows (k,) in the order wanted; None takes all.
             size: (channels, height, width) of the answer.
+            framing: how images of another height or width are brought to that size.
             device: where the answer is wanted.
 
         Returns:
@@ -96,17 +122,25 @@ class ImageSplit(Split):
         self._read = read
 
     def stored(
-        self, indices: npt.ArrayLike | None = None, *, size: tuple[int, int, int], device: torch.device = _CPU
+        self,
+        indices: npt.ArrayLike | None = None,
+        *,
+        size: tuple[int, int, int],
+        framing: Framing = WHOLE,
+        device: torch.device = _CPU,
     ) -> Tensor:
         """Return pixels, uint8; an image of another height or width is resized as `images` does it."""
-        return self.images(indices, size=size).to(device)
+        return self.images(indices, size=size, framing=framing).to(device)
 
-    def images(self, indices: npt.ArrayLike | None = None, *, size: tuple[int, int, int]) -> Tensor:
+    def images(
+        self, indices: npt.ArrayLike | None = None, *, size: tuple[int, int, int], framing: Framing = WHOLE
+    ) -> Tensor:
         """Decode images.
 
         Args:
             indices: rows (k,) in the order wanted; None takes all.
-            size: (channels, height, width); an image of another height or width is resized as a whole, bilinearly.
+            size: (channels, height, width).
+            framing: how an image of another height or width is brought to that size.
 
         Returns:
             Pixels, uint8 (k, channels, height, width).
@@ -119,7 +153,7 @@ class ImageSplit(Split):
         rows = self._rows(indices)
         pixels = np.empty((len(rows), *size), dtype=np.uint8)
         for position, picture in self._read(rows):
-            pixels[position] = _decode(picture, size, f"row {rows[position]} of {self._name}")
+            pixels[position] = _decode(picture, size, framing, f"row {rows[position]} of {self._name}")
         return torch.from_numpy(pixels)
 
 
@@ -137,7 +171,12 @@ class PointSplit(Split):
         self._points = points
 
     def stored(
-        self, indices: npt.ArrayLike | None = None, *, size: tuple[int, int, int], device: torch.device = _CPU
+        self,
+        indices: npt.ArrayLike | None = None,
+        *,
+        size: tuple[int, int, int],
+        framing: Framing = WHOLE,
+        device: torch.device = _CPU,
     ) -> Tensor:
         """Return coordinates, float32 (k, 2, 1, 1)."""
         if size != (2, 1, 1):
@@ -153,7 +192,7 @@ def scaled(stored: Tensor) -> Tensor:
     return stored.float() / 255 if stored.dtype == torch.uint8 else stored
 
 
-def _decode(picture: Picture, size: tuple[int, int, int], row: str) -> npt.NDArray[np.uint8]:
+def _decode(picture: Picture, size: tuple[int, int, int], framing: Framing, row: str) -> npt.NDArray[np.uint8]:
     channels, height, width = size
     try:
         image = Image.open(io.BytesIO(picture)) if isinstance(picture, bytes) else picture
@@ -161,8 +200,21 @@ def _decode(picture: Picture, size: tuple[int, int, int], row: str) -> npt.NDArr
     except _IMAGE_ERRORS as error:
         raise AssetError(f"{row} must be an image, but it cannot be decoded: {error}; get the file again.") from error
     if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        image = _framed(image, width, height, framing)
     return np.asarray(image, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def _framed(image: Image.Image, width: int, height: int, framing: Framing) -> Image.Image:
+    how = Image.Resampling.BICUBIC if framing.interpolation == "bicubic" else Image.Resampling.BILINEAR
+    if framing.crop is None:
+        return image.resize((width, height), how)
+    # The same roundings as torchvision's `Resize` and `CenterCrop`, with which the networks were evaluated.
+    shorter = math.floor(min(width, height) / framing.crop)
+    scale = shorter / min(image.size)
+    wide, high = (shorter if side == min(image.size) else int(side * scale) for side in image.size)
+    image = image.resize((wide, high), how)
+    left, top = round((wide - width) / 2), round((high - height) / 2)
+    return image.crop((left, top, left + width, top + height))
 
 
 class Source(Protocol):
@@ -195,6 +247,9 @@ class Dataset:
     @functools.cached_property
     def digest(self) -> str:
         """The sha256 over split, file name and sha256 of every file, sorted, or over the embedded arrays."""
+        return remembered(self.placed_files(), self._compute_digest)
+
+    def _compute_digest(self) -> str:
         return digest([[split, *part] for split in sorted(self.sources) for part in self.sources[split].fingerprint()])
 
     def placed_files(self) -> dict[str, Path]:

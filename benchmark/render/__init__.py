@@ -1,13 +1,16 @@
 """Tables to pages: the static leaderboard and its version for the terminal."""
 
+from pruneboard.benchmark.render.across import rank_across
 from pruneboard.benchmark.render.inventory import inventory, with_inventory, write_inventory
-from pruneboard.benchmark.render.overall import overall_table, rank_across
-from pruneboard.benchmark.render.pages import build_site
+from pruneboard.benchmark.render.overall import overall_table
+from pruneboard.benchmark.render.pages import Extras, build_site
+from pruneboard.benchmark.render.published import comparison_table
 from pruneboard.benchmark.render.terminal import terminal_table
 from pruneboard.benchmark.render.tuning import current_studies, tuning_table, view_tuning
-from pruneboard.benchmark.render.views import comparison_table
+from pruneboard.benchmark.render.views import with_display_names
 
 __all__ = [
+    "Extras",
     "build_site",
     "comparison_table",
     "current_studies",
@@ -17,6 +20,7 @@ __all__ = [
     "terminal_table",
     "tuning_table",
     "view_tuning",
+    "with_display_names",
     "with_inventory",
     "write_inventory",
 ]

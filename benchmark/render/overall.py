@@ -2,31 +2,14 @@
 
 from collections.abc import Sequence
 
-import pandas as pd
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pruneboard.benchmark.render.views import with_display_names
-from pruneboard.benchmark.schema import Suite
-from pruneboard.benchmark.stats import CriticalDifference, Overall, area_under_curve, overall
+from pruneboard.benchmark.stats import CriticalDifference, Overall
 
 _POSTHOC = {"nemenyi": "Nemenyi", "wilcoxon_holm": "Wilcoxon with Holm's correction"}
-
-
-def rank_across(rows: pd.DataFrame, suites: Sequence[Suite]) -> Overall:
-    """Rank criteria across the networks of suites that score once and measure on unseen images.
-
-    Args:
-        rows: a table with the columns of `schema.Row`; rows of other suites are left out.
-        suites: suites of the rows.
-
-    Raises:
-        TableError: the rows do not allow the statistics.
-    """
-    counted = [suite.name for suite in suites if suite.protocol == "one_shot" and suite.on_unseen_images]
-    return overall(area_under_curve(with_display_names(rows.loc[rows["suite"].isin(counted)])))
 
 
 def overall_table(ranking: Overall) -> RenderableType:

@@ -22,12 +22,17 @@ _SAME_WITHIN = (
     ("parameters", ("suite", "criterion", "tuned_for")),
     ("tuning", ("suite", "criterion", "tuned_for")),
 )
+_TUNED_FOR = "tuned_for"
+_COLUMNS = dict.fromkeys(
+    (*CURVE_KEYS, "rate", "top1", *(c for column, within in _SAME_WITHIN for c in (column, *within)))
+)
+"""What the checks look at. Rows have four times as many columns, which would be copied over and over."""
 
 
 def checked_points(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     """Return the measured points sorted by curve and rate, and the number of rates of each suite."""
     keys = list(CURVE_KEYS)
-    points = rows.loc[rows["status"] == "ok"]
+    points = rows.loc[rows["status"] == "ok", [name for name in _COLUMNS if name != _TUNED_FOR]]
     empty = points[[*keys, "rate", "top1"]].isna().any(axis=1) | ~points["top1"].between(0, 1)
     if empty.any():
         line = points.loc[empty].iloc[0]

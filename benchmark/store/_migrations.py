@@ -31,7 +31,12 @@ def _to_5(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(layers="", units_left="")
 
 
-_STEPS: Mapping[int, Callable[[pd.DataFrame], pd.DataFrame]] = {1: _to_2, 2: _to_3, 3: _to_4, 4: _to_5}
+def _to_6(rows: pd.DataFrame) -> pd.DataFrame:
+    """All classes of a data set were taken before version 6."""
+    return rows.assign(task="")
+
+
+_STEPS: Mapping[int, Callable[[pd.DataFrame], pd.DataFrame]] = {1: _to_2, 2: _to_3, 3: _to_4, 4: _to_5, 5: _to_6}
 """By the version that a step starts from."""
 
 OLDEST = min(_STEPS)

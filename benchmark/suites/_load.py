@@ -14,7 +14,17 @@ from typing import Any
 
 from pruneboard.benchmark.errors import SuiteError
 from pruneboard.benchmark.registry import unknown_name
-from pruneboard.benchmark.schema import GRANULARITIES, PROTOCOLS, SCOPES, FineTuning, Job, Suite, SuiteModel
+from pruneboard.benchmark.schema import (
+    ARGMAXES,
+    GRANULARITIES,
+    PROTOCOLS,
+    SCOPES,
+    FineTuning,
+    Job,
+    Suite,
+    SuiteModel,
+    Task,
+)
 
 _FOLDER = Path(__file__).resolve().parent
 _FORMAT = 1
@@ -25,12 +35,13 @@ _LONGEST_SHOWN = 200
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _DATASET = re.compile(r"\w[\w.-]*")
 _TABLES: Mapping[str, tuple[str, ...]] = {
-    "": ("format", "name", "version", "title", "description", "data", "protocol", "grid", "models"),
-    "data": ("datasets", "reference_split", "evaluation_split"),
+    "": ("format", "name", "version", "title", "description", "data", "task", "protocol", "grid", "models"),
+    "data": ("datasets", "reference_split", "evaluation_split", "evaluation_per_class"),
+    "task": ("classes", "argmax"),
     "protocol": ("name", "scope", "finetuning"),
     "grid": ("rates", "shots", "seeds", "criteria", "tuned_on"),
 }
-_OPTIONAL = ("data.datasets", "protocol.finetuning", "grid.tuned_on")
+_OPTIONAL = ("task", "data.datasets", "data.evaluation_per_class", "protocol.finetuning", "grid.tuned_on")
 _FINETUNING: Mapping[str, tuple[type, str, Callable[[Any], bool]]] = {
     "images": (str, "`shots` or `train`", lambda value: value in ("shots", "train")),
     "optimiser": (str, "`sgd` or `adamw`", lambda value: value in ("sgd", "adamw")),
@@ -114,7 +125,8 @@ class _SuiteReader:
 
     def read(self) -> Suite:
         for table, keys in _TABLES.items():
-            self._check_keys(table, keys)
+            if table in self._document or table not in _OPTIONAL:
+                self._check_keys(table, keys)
         if type(self._document["format"]) is not int or self._document["format"] != _FORMAT:
             raise self._fail("format", f"{_FORMAT}, the only one this version reads", self._document["format"])
         data, protocol, grid = (self._document[name] for name in ("data", "protocol", "grid"))
@@ -148,7 +160,22 @@ class _SuiteReader:
             models=self._models(self._document["models"], has_datasets=bool(datasets)),
             finetuning=self._finetuning(protocol),
             tuned_on=self._name("grid.tuned_on", grid["tuned_on"], _NAME) if "tuned_on" in grid else "",
+            task=self._task(self._document["task"]) if "task" in self._document else None,
+            evaluation_per_class=self._per_class(data.get("evaluation_per_class")),
         )
+
+    def _task(self, table: Mapping[str, Any]) -> Task:
+        classes, argmax = table["classes"], table["argmax"]
+        if classes != "all" and (type(classes) is not int or not 2 <= classes <= _LARGEST):
+            raise self._fail("task.classes", "`all`, or a whole number of at least 2", classes)
+        if argmax not in ARGMAXES:
+            raise self._fail("task.argmax", f"one of {ARGMAXES}", argmax)
+        return Task(n_classes=None if classes == "all" else classes, argmax=argmax)
+
+    def _per_class(self, value: object) -> int | None:
+        if value is None:
+            return None
+        return self._integers("data.evaluation_per_class", [value], least=1)[0]
 
     def _finetuning(self, protocol: Mapping[str, Any]) -> FineTuning | None:
         given, wanted = protocol.get("finetuning"), protocol["name"] == "iterative_finetune"

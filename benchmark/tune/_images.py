@@ -71,6 +71,11 @@ def draw_images(suite: Suite, labels: Labels, draws: Draws) -> Images:
             f"a suite to tune on must prune at once, but `{suite.name}` has the protocol `{suite.protocol}`; tune on "
             "one of the protocol `one_shot`."
         )
+    if suite.task is not None and suite.task.n_classes is not None:
+        raise SuiteError(
+            f"a suite to tune on must have the same classes for all seeds, but `{suite.name}` draws "
+            f"{suite.task.n_classes} anew for each; tune on one whose task has all classes."
+        )
     most_shots = max(suite.shots)
     reference = tuple(draw_reference(labels, most_shots, seed) for seed in draws.seeds)
     used = np.concatenate([*reference, *(draw_reference(labels, most_shots, seed) for seed in suite.seeds)])

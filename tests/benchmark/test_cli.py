@@ -310,9 +310,9 @@ def quick_moons(tmp_path, monkeypatch):
         "del toy_moons\n"
     )
     monkeypatch.setattr(pruneboard_models, "__path__", [*pruneboard_models.__path__, str(folder)])
-    plugins.models.cache_clear()
+    plugins._models.cache_clear()
     yield tmp_path
-    plugins.models.cache_clear()
+    plugins._models.cache_clear()
     sys.modules.pop("pruneboard.models.quick", None)
 
 

@@ -307,8 +307,8 @@ def decoded(monkeypatch):
     counts = Counter()
     original = ImageSplit.images
 
-    def counted(self, indices=None, *, size):
-        pixels = original(self, indices, size=size)
+    def counted(self, indices=None, *, size, framing):
+        pixels = original(self, indices, size=size, framing=framing)
         counts[self._name, size] += len(pixels)
         return pixels
 
@@ -328,13 +328,15 @@ def test_images_are_decoded_once_for_all_jobs_and_networks_that_take_the_same(su
 def test_only_the_latest_images_are_kept():
     latest, digits = LatestInputs(CPU), open_dataset("digits")
     rows = np.array([3, 1])
-    first = latest.of(digits, "test", rows, (1, 8, 8))
+    plugin, splits = plugins.models().get("digits_vgg"), {name: digits.split(name) for name in ("train", "test")}
+    first = latest.of(splits["test"], rows, plugin)
     assert first.dtype == torch.uint8
-    assert latest.of(digits, "test", np.array([3, 1]), (1, 8, 8)) is first
+    assert latest.of(splits["test"], np.array([3, 1]), plugin) is first
     gone = weakref.ref(first)
     del first
     for split, chosen, size in (("train", rows, (1, 8, 8)), ("test", rows[:1], (1, 8, 8)), ("test", None, (3, 9, 7))):
-        inputs = latest.of(digits, split, chosen, size)
+        other = dataclasses.replace(plugin, input_size=size, mean=size[:1] * size[0], std=size[:1] * size[0])
+        inputs = latest.of(splits[split], chosen, other)
         assert torch.equal(inputs, digits.split(split).stored(chosen, size=size))
 
     assert gone() is None

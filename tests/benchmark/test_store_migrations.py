@@ -16,7 +16,7 @@ from pruneboard.benchmark.store._migrations import OLDEST, migrate
 from rows import job_of, job_rows, save
 
 DATA = Path(__file__).parents[1] / "data"
-VERSIONS = [1, 2, 3, 4]
+VERSIONS = [1, 2, 3, 4, 5]
 
 
 def run_folder(version):
@@ -64,12 +64,25 @@ def test_version_4_says_that_units_were_removed_at_once(version):
     assert set(after["finetuning"]) == {""}
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", VERSIONS[:4])
 def test_version_5_says_that_layers_are_not_known(version):
     after = migrate(raw(version, "digits_resnet.filters.bn_scale.0"), version)
 
     assert set(after["layers"]) == {""}
     assert set(after["units_left"]) == {""}
+
+
+def test_version_6_keeps_the_layers():
+    before = raw(5, "digits_resnet.filters.bn_scale.0")
+    after = migrate(before, 5)
+
+    assert before["units_left"].iloc[0].count(" ") == 8
+    assert after["units_left"].equals(before["units_left"])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_version_6_says_that_all_classes_were_taken(version):
+    assert set(migrate(raw(version, "digits_resnet.filters.bn_scale.0"), version)["task"]) == {""}
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -12,7 +12,7 @@ from pruneboard.benchmark.assets import file_sha256, tensors_digest
 from pruneboard.benchmark.data import open_dataset
 from pruneboard.benchmark.errors import AssetError, ModelError, StoreError
 from pruneboard.benchmark.plugins import models
-from pruneboard.benchmark.training import fit, random_shift, train
+from pruneboard.benchmark.training import Going, fit, random_shift, train
 
 CPU = torch.device("cpu")
 
@@ -91,7 +91,10 @@ def test_every_epoch_sees_every_image_once_by_the_one_cycle_schedule():
 
     plugin = dataclasses.replace(quick(epochs=2, batch_size=20), build=Recorder, mean=(0.0,), std=(1.0,))
     steps = []
-    network = fit(plugin, pixels.float() / 255, labels, device=CPU, progress=steps.append)
+    network, _ = fit(plugin, pixels.float() / 255, labels, device=CPU, going=Going(steps.append))
+    # One image tells how many outputs there are.
+    assert sizes.pop(0) == 1
+    seen.pop(0)
 
     assert sizes == [20, 20, 10] * 2
     for epoch in (seen[:50], seen[50:]):
@@ -118,7 +121,7 @@ def test_gradient_descent_takes_the_steps_of_its_formula():
     )
     inputs, labels = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(8)
     steps = []
-    network = fit(plugin, inputs, labels, device=CPU, progress=steps.append)
+    network, _ = fit(plugin, inputs, labels, device=CPU, going=Going(steps.append))
     with torch.random.fork_rng([]):
         torch.manual_seed(plugin.recipe.seed)
         expected = plugin.build()[1].weight.detach().double()

@@ -51,7 +51,7 @@ def make_suite(name: str = "digits", **changes: Any) -> Suite:
     return Suite(**values | changes)
 
 
-_EMPTY = ("finetuning", "layers", "units_left")
+_EMPTY = ("finetuning", "task", "layers", "units_left")
 
 
 def job_values(suite: Suite, model: str, granularity: str, criterion: str, seed: int) -> dict[str, Any]:

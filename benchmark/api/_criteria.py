@@ -1,66 +1,15 @@
-"""What authors of plugins import: the contracts of a criterion and of a model, and the tools to write them."""
+"""The contract of a criterion, and the tools to write one."""
 
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from pruneboard.benchmark.assets import (
-    Weights,
-    cache_folder,
-    find_weights,
-    is_file,
-    load_weights,
-    made_weights_digest,
-    read_made_weights,
-)
-from pruneboard.benchmark.data import scaled
-from pruneboard.benchmark.errors import CriterionError, ModelError, Unsupported
-from pruneboard.benchmark.schema import GRANULARITIES, Granularity, digest
-from pruneboard.benchmark.units import (
-    AbsoluteAt,
-    Layer,
-    absolute_place,
-    batch_norms_after,
-    by_unit,
-    pool,
-    tapped,
-    unit_weights,
-)
-
-__all__ = [
-    "ABSOLUTE_PLACES",
-    "AbsoluteAt",
-    "Batch",
-    "Context",
-    "Criterion",
-    "CriterionError",
-    "Granularity",
-    "Layer",
-    "Model",
-    "Needs",
-    "PerLayer",
-    "PooledCriterion",
-    "Recipe",
-    "Scores",
-    "SearchSpace",
-    "SumCriterion",
-    "Target",
-    "Unsupported",
-    "Weights",
-    "batch_norms_after",
-    "by_unit",
-    "check_choice",
-    "normalise_per_layer",
-    "pool",
-    "tap_gradients",
-    "tapped",
-    "unit_weights",
-]
+from pruneboard.benchmark.errors import CriterionError
+from pruneboard.benchmark.units import AbsoluteAt, Layer, absolute_place, pool, tapped
 
 Needs = Literal["nothing", "images", "labels"]
 """What a criterion looks at; `labels` includes the images. It is given no more than it declares."""
@@ -71,9 +20,6 @@ Scores = dict[str, Tensor]
 
 Target = Literal["loss", "logit"]
 """What is differentiated: the cross-entropy with the label, or the label's logit."""
-
-Optimiser = Literal["adamw", "sgd"]
-"""What trains a network of ours."""
 
 PerLayer = Literal["none", "l2"]
 """Normalisation of scores within a layer."""
@@ -364,150 +310,3 @@ def _mean_absolute(values: Tensor) -> Tensor:
     """Return the mean absolute value of each column of (n_images, n_units), some columns at a time to save memory."""
     n_columns = max(1, _MOST_VALUES // max(1, len(values)))
     return torch.cat([part.abs().mean(dim=0) for part in torch.split(values, n_columns, dim=1)])
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a network of ours was trained; everything that decides the weights.
-
-    Attributes:
-        dataset: data set whose train split it learns.
-        epochs: passes over the train split.
-        batch_size: images per step.
-        learning_rate: peak of the one-cycle schedule.
-        weight_decay: decoupled weight decay of AdamW; added to the gradient by SGD.
-        label_smoothing: in [0, 1).
-        max_shift: random shift of each training image, in pixels of either sign, zero-padded.
-        seed: seeds initial weights, order and augmentation.
-        optimiser: AdamW, or stochastic gradient descent with momentum 0.9.
-    """
-
-    dataset: str
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    label_smoothing: float = 0.0
-    max_shift: int = 0
-    seed: int = 0
-    optimiser: Optimiser = "adamw"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Model:
-    """A network that suites can name.
-
-    Attributes:
-        name: registered name, lower_snake.
-        version: rises when the function of the loaded network changes.
-        family: `VGG`, `ResNet`, `ViT` or `MLP`, shown in tables.
-        description: one or two sentences for its card.
-        source: DOI or URL of the architecture.
-        licence: licence of the weights.
-        build: makes the network with fresh parameters; may draw from torch's global generator, which the caller seeds.
-        granularities: kinds of unit it can be pruned by.
-        input_size: (channels, height, width) of its images.
-        mean: per channel, subtracted from pixel values scaled to [0, 1], or from coordinates.
-        std: per channel, divided by afterwards.
-        weights: trained weights that are shipped or published, or None for a network that is trained by its recipe
-            where it is first used, because its weights are too large to ship.
-        rename: maps a key of the weights file to the network's own.
-        recipe: how its weights were made, when they were made here.
-    """
-
-    name: str
-    version: int
-    family: str
-    description: str
-    source: str
-    licence: str
-    build: Callable[[], nn.Module]
-    granularities: tuple[Granularity, ...]
-    input_size: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    weights: Weights | None = None
-    rename: Callable[[str], str] = str
-    recipe: Recipe | None = None
-
-    def __post_init__(self) -> None:
-        channels = self.input_size[0]
-        if len(self.mean) != channels or len(self.std) != channels:
-            raise ModelError(f"`mean` and `std` of `{self.name}` must have {channels} values, one per channel.")
-        if not self.granularities or set(self.granularities) - set(GRANULARITIES):
-            raise ModelError(f"`granularities` of `{self.name}` must be some of {GRANULARITIES}.")
-
-    @property
-    def made_file(self) -> Path | None:
-        """Where the weights lie that are made on this machine, in the cache; None when they are shipped or published.
-
-        The name holds a digest of the recipe, so that weights made by another recipe are never taken for these.
-        """
-        if self.weights is not None or self.recipe is None:
-            return None
-        made_by = digest([self.name, self.version, dataclasses.asdict(self.recipe)])
-        return cache_folder() / "weights" / f"{self.name}-{made_by[:16]}.safetensors"
-
-    @property
-    def weights_file(self) -> Path | None:
-        """The file that `load` takes, unchecked; None while there is none on this machine.
-
-        Raises:
-            AssetError: a place where it may lie cannot be looked at.
-        """
-        if self.weights is not None:
-            return find_weights(self.weights)
-        return self.made_file if self.made_file is not None and is_file(self.made_file) else None
-
-    @property
-    def weights_digest(self) -> str:
-        """The `tensors_digest` of the weights that `load` takes; empty while there are none.
-
-        Raises:
-            AssetError: the weights were made on this machine and are damaged.
-        """
-        if self.weights is not None:
-            return self.weights.digest
-        return made_weights_digest(self.made_file) if self.made_file and is_file(self.made_file) else ""
-
-    def _state(self) -> tuple[str, dict[str, Tensor]]:
-        """Return the name of the weights file and its tensors, under the network's own keys."""
-        if self.weights is not None:
-            file, state = self.weights.file, load_weights(self.weights)
-        elif self.made_file is not None and is_file(self.made_file):
-            file, state = str(self.made_file), read_made_weights(self.made_file)
-        else:
-            raise ModelError(f"`{self.name}` has no weights yet; make them with `pruneboard train {self.name}`.")
-        return file, {self.rename(key): value for key, value in state.items()}
-
-    def load(self) -> nn.Module:
-        """Build the network with its trained weights, in eval mode on the CPU.
-
-        Raises:
-            AssetError: the weights are missing or damaged.
-            ModelError: the weights do not fit the network, or there are none.
-        """
-        file, state = self._state()
-        model = self.build()
-        # A key that only counts batches is missing from some published files, and no inference uses it.
-        expected = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
-        given = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-        for key in sorted(expected.keys() | given.keys()):
-            want, got = expected.get(key), given.get(key)
-            if want is None or got is None or want.shape != got.shape:
-                raise ModelError(
-                    f"the weights `{file}` must fit `{self.name}`, but `{key}` is "
-                    f"{'absent' if got is None else tuple(got.shape)} in the file and "
-                    f"{'absent' if want is None else tuple(want.shape)} in the network; get the file again."
-                )
-        model.load_state_dict(given, strict=False)
-        return model.eval()
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Turn what a split's `inputs` gives, float32 (n_images, channels, height, width), into the network's input."""
-        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
-        return (images - mean) / std
-
-    def prepare(self, stored: Tensor) -> Tensor:
-        """Turn inputs as a split has them `stored`, (n_images, channels, height, width), into the network's input."""
-        return self.normalise(scaled(stored))
