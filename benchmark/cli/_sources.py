@@ -109,8 +109,16 @@ def _side_by_side(published: pd.DataFrame, here: pd.DataFrame) -> tuple[pd.DataF
         for column in _SAME_CRITERION:
             # A tuned criterion has parameters of its own on each network.
             keys = ["criterion"] if column == "criterion_digest" else _NETWORK
-            both = part[[*keys, column]].merge(before[[*keys, column]], on=keys, suffixes=("", "_before"))
-            if (both[column].fillna("") != both[f"{column}_before"].fillna("")).any():
+            own, theirs = (_values(rows, keys, column) for rows in (part, before))
+            if any(theirs.get(key, values) != values for key, values in own.items()):
                 renamed.add(criterion)
     named = here["criterion"].where(~here["criterion"].isin(renamed), here["criterion"] + HERE_SUFFIX)
     return published, here.assign(criterion=named)
+
+
+def _values(rows: pd.DataFrame, keys: list[str], column: str) -> dict[tuple[str, ...], set[str]]:
+    """Return the distinct values of a column for each combination of keys."""
+    found: dict[tuple[str, ...], set[str]] = {}
+    for *key, value in rows[[*keys, column]].drop_duplicates().astype(str).itertuples(index=False):
+        found.setdefault(tuple(key), set()).add(value)
+    return found
