@@ -1,6 +1,5 @@
 """Rows of a suite from the published tables and from a run folder, side by side."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,9 +85,10 @@ def _on_same_data(published: pd.DataFrame, here: pd.DataFrame) -> tuple[pd.DataF
     """Leave out published rows of data sets and networks that have other digests here; return their networks too."""
     differs = pd.Series(False, index=published.index)
     for name, digest in (("dataset", "data_digest"), ("model", "data_digest"), ("model", "weights_digest")):
-        known: Mapping[str, set[str]] = here.groupby(name)[digest].agg(set).to_dict()
+        known = _values(here, [name], digest)
         pairs = zip(published[name], published[digest], strict=True)
-        differs |= pd.Series([value not in known.get(key, {value}) for key, value in pairs], index=published.index)
+        found = [str(value) not in known.get((str(key),), {str(value)}) for key, value in pairs]
+        differs |= pd.Series(found, index=published.index)
     return published[~differs], sorted(map(str, published.loc[differs, "model"].unique()))
 
 

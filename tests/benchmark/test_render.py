@@ -15,7 +15,7 @@ from rich.console import Console
 
 import synthetic
 from pruneboard.benchmark.errors import SiteError, TableError
-from pruneboard.benchmark.render import Extras, build_site, terminal_table
+from pruneboard.benchmark.render import Credit, Extras, build_site, terminal_table
 from pruneboard.benchmark.render.charts import chart_templates
 from pruneboard.benchmark.render.links import rows_link, slug, web_link
 from pruneboard.benchmark.render.payload import embed_json
@@ -708,3 +708,12 @@ def test_terminal_without_results_names_the_command(rows):
 
     assert "pruneboard run cifar10" in printed(terminal_table(rows, other))
     assert "boom" in printed(terminal_table(synthetic.table([failed]), SUITE))
+
+
+def test_a_submission_card_credits_its_author(tiny, tmp_path):
+    credits_of = {"taylor": Credit(author="A. <b>", licence="MIT", url="javascript:alert(1)", summary="")}
+    build_site(tiny, [TINY], tmp_path / "out", sources=SOURCES, extras=Extras(credits=credits_of))
+    text = read(tmp_path / "out", "criteria/taylor.html")
+
+    assert "A. &lt;b&gt;, licence MIT, javascript:alert(1)" in text
+    assert 'href="javascript' not in text

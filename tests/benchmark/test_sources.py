@@ -94,9 +94,7 @@ def test_a_network_that_was_measured_here_only_takes_no_rank_from_published_crit
 
 
 def test_rows_of_another_version_of_the_suite_are_stale(sources):
-    newer = synthetic.make_suite(
-        version=2, seeds=SUITE.seeds, shots=SUITE.shots, rates=RATES, criteria=SUITE.criteria
-    )
+    newer = synthetic.make_suite(version=2, seeds=SUITE.seeds, shots=SUITE.shots, rates=RATES, criteria=SUITE.criteria)
     found = sources(of([]), of(["taylor"]), suite=newer)
 
     assert found.rows.empty
