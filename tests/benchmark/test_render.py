@@ -717,3 +717,10 @@ def test_a_submission_card_credits_its_author(tiny, tmp_path):
 
     assert "A. &lt;b&gt;, licence MIT, javascript:alert(1)" in text
     assert 'href="javascript' not in text
+
+
+def test_backticks_are_code_and_all_else_is_escaped():
+    shown = make_environment(Path("nowhere")).filters["prose"]
+
+    assert shown("a `<b>` c <i>") == "a <code>&lt;b&gt;</code> c &lt;i&gt;"
+    assert shown("one ` <i>") == "one ` &lt;i&gt;"
