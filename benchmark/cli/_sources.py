@@ -1,6 +1,5 @@
 """Rows of a suite from the published tables and from a run folder, side by side."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,9 +85,10 @@ def _on_same_data(published: pd.DataFrame, here: pd.DataFrame) -> tuple[pd.DataF
     """Leave out published rows of data sets and networks that have other digests here; return their networks too."""
     differs = pd.Series(False, index=published.index)
     for name, digest in (("dataset", "data_digest"), ("model", "data_digest"), ("model", "weights_digest")):
-        known: Mapping[str, set[str]] = here.groupby(name)[digest].agg(set).to_dict()
+        known = _values(here, [name], digest)
         pairs = zip(published[name], published[digest], strict=True)
-        differs |= pd.Series([value not in known.get(key, {value}) for key, value in pairs], index=published.index)
+        found = [str(value) not in known.get((str(key),), {str(value)}) for key, value in pairs]
+        differs |= pd.Series(found, index=published.index)
     return published[~differs], sorted(map(str, published.loc[differs, "model"].unique()))
 
 
@@ -109,8 +109,16 @@ def _side_by_side(published: pd.DataFrame, here: pd.DataFrame) -> tuple[pd.DataF
         for column in _SAME_CRITERION:
             # A tuned criterion has parameters of its own on each network.
             keys = ["criterion"] if column == "criterion_digest" else _NETWORK
-            both = part[[*keys, column]].merge(before[[*keys, column]], on=keys, suffixes=("", "_before"))
-            if (both[column].fillna("") != both[f"{column}_before"].fillna("")).any():
+            own, theirs = (_values(rows, keys, column) for rows in (part, before))
+            if any(theirs.get(key, values) != values for key, values in own.items()):
                 renamed.add(criterion)
     named = here["criterion"].where(~here["criterion"].isin(renamed), here["criterion"] + HERE_SUFFIX)
     return published, here.assign(criterion=named)
+
+
+def _values(rows: pd.DataFrame, keys: list[str], column: str) -> dict[tuple[str, ...], set[str]]:
+    """Return the distinct values of a column for each combination of keys."""
+    found: dict[tuple[str, ...], set[str]] = {}
+    for *key, value in rows[[*keys, column]].drop_duplicates().astype(str).itertuples(index=False):
+        found.setdefault(tuple(key), set()).add(value)
+    return found

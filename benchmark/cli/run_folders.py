@@ -227,7 +227,7 @@ def merge_runs(sources: Sequence[Path], folder: Path) -> bool:
             )
             others = [name for name in ("tuning", "speed.csv") if (store.folder / suite / name).exists()]
             if others:
-                console.print(f"note: only jobs are merged; {' and '.join(others)} of {shown(suite)} are not.")
+                console.print(f"note: only jobs are merged, without {' and '.join(others)} of {shown(suite)}.")
     for path in conflicts:
         make_console(stderr=True).print(
             f"conflict: `{shown(path)}` has other results under the same key", soft_wrap=True

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from pruneboard.benchmark.catalogue import read_catalogue
 from pruneboard.benchmark.cli._console import make_console
+from pruneboard.benchmark.cli._credits import read_credits
 from pruneboard.benchmark.cli._sources import Sourced, read_sources
 from pruneboard.benchmark.cli.suite_listing import make_table
 from pruneboard.benchmark.errors import StoreError
@@ -158,6 +159,7 @@ def build(runs: Path | None, results: Path, out: Path, *, local: bool = False) -
             speeds={suite.name: _speeds(suite, runs, results) for suite in suites},
             stale=concatenate(found.stale for found in read.values()),
             catalogue=read_catalogue(results),
+            credits=read_credits(results),
         ),
     )
     found = set() if runs is None else set(RunStore(runs).suites())

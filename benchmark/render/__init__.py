@@ -1,6 +1,7 @@
 """Tables to pages: the static leaderboard and its version for the terminal."""
 
 from pruneboard.benchmark.render.across import rank_across
+from pruneboard.benchmark.render.entries import Credit
 from pruneboard.benchmark.render.inventory import inventory, with_inventory, write_inventory
 from pruneboard.benchmark.render.overall import overall_table
 from pruneboard.benchmark.render.pages import Extras, build_site
@@ -10,6 +11,7 @@ from pruneboard.benchmark.render.tuning import current_studies, tuning_table, vi
 from pruneboard.benchmark.render.views import with_display_names
 
 __all__ = [
+    "Credit",
     "Extras",
     "build_site",
     "comparison_table",

@@ -10,6 +10,7 @@ from typing import Any
 
 import altair as alt
 
+_Layers = alt.LayerChart | alt.FacetChart  # what altair says that its `layer` may return
 _DIMMED = "#8a929b"
 _HEAT = alt.Scale(scheme="teals", reverse=True, domain=["@least", "@most"])
 _SHARE = alt.Scale(scheme="oranges", domain=[0, 1])
@@ -28,7 +29,7 @@ def chart_templates() -> dict[str, dict[str, Any]]:
     }
 
 
-def _template(chart: alt.LayerChart | alt.Chart, height: int | str) -> dict[str, Any]:
+def _template(chart: _Layers | alt.Chart, height: int | str) -> dict[str, Any]:
     spec: dict[str, Any] = chart.properties(width="container", description="@description").to_dict()
     spec.pop("config", None)
     spec.pop("$schema", None)
@@ -96,7 +97,7 @@ def _tooltip(x: alt.Tooltip, y: str) -> list[alt.Tooltip]:
     ]
 
 
-def _curve() -> alt.LayerChart:
+def _curve() -> _Layers:
     x = alt.X("x:Q", title="@x", axis=alt.Axis(format="%", tickCount=10), scale=alt.Scale(domain=[0, 1], nice=False))
     y = alt.Y("y:Q", title="@y", axis=alt.Axis(format="%", tickCount=6), scale=alt.Scale(domain=["@bottom", 1]))
     threshold = _data("threshold").mark_rule(strokeDash=[1, 3], color=_DIMMED).encode(y="y:Q")
@@ -108,14 +109,14 @@ def _curve() -> alt.LayerChart:
     return alt.layer(threshold.properties(name="threshold"), *_lines(x, y, tooltip))
 
 
-def _shots() -> alt.LayerChart:
+def _shots() -> _Layers:
     axis = alt.Axis(values=["@ticks"], format="d", grid=False)
     x = alt.X("x:Q", title="@x", scale=alt.Scale(type="symlog", nice=False), axis=axis)
     y = alt.Y("y:Q", title="@y", axis=alt.Axis(format="%", tickCount=6), scale=alt.Scale(zero=False))
     return alt.layer(*_lines(x, y, _tooltip(alt.Tooltip("x:Q", title="images per class"), "A_PR")))
 
 
-def _cost() -> alt.LayerChart:
+def _cost() -> _Layers:
     x = alt.X("x:Q", title="@x", scale=alt.Scale(type="log", nice=False, padding=24), axis=alt.Axis(format="~g"))
     y = alt.Y("y:Q", title="@y", axis=alt.Axis(format="%", tickCount=6), scale=alt.Scale(zero=False, padding=16))
     tooltip = [
@@ -134,17 +135,18 @@ def _cost() -> alt.LayerChart:
         .mark_point(filled=True, size=80, opacity=1)
         .encode(x=x, y=y, color=alt.Color("colour:N", scale=None), tooltip=tooltip)
     )
-    labels = [
-        _data(side)
-        .mark_text(align=align, dx=dx, dy=-6, fontSize=11, color="@text")
-        .encode(x=x, y=y, text="name:N")
-        .properties(name=side)
-        for side, align, dx in (("right", "left", 8), ("left", "right", -8))
-    ]
-    return alt.layer(front.properties(name="front"), dots.properties(name="dots"), *labels)
+    text: dict[str, Any] = {"dy": -6, "fontSize": 11, "color": "@text"}
+    right = _data("right").mark_text(align="left", dx=8, **text).encode(x=x, y=y, text="name:N")
+    left = _data("left").mark_text(align="right", dx=-8, **text).encode(x=x, y=y, text="name:N")
+    return alt.layer(
+        front.properties(name="front"),
+        dots.properties(name="dots"),
+        right.properties(name="right"),
+        left.properties(name="left"),
+    )
 
 
-def _heat() -> alt.LayerChart:
+def _heat() -> _Layers:
     x = alt.X("column:N", sort=None, title=None, axis=alt.Axis(orient="top", labelAngle=0, labelLimit=150, ticks=False))
     y = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=190, ticks=False))
     colour = alt.Color(
@@ -180,15 +182,16 @@ def _layers() -> alt.Chart:
         alt.Tooltip("units:Q", title="units"),
         alt.Tooltip("removed:Q", title="removed", format=".0%"),
     ]
-    return (
+    cells: alt.Chart = (
         _data("all")
         .mark_rect(stroke="@page", strokeWidth=0.5)
         .encode(x=x, y=y, color=colour, tooltip=tooltip)
         .properties(name="cells")
     )
+    return cells
 
 
-def _ranks() -> alt.LayerChart:
+def _ranks() -> _Layers:
     x = alt.X("rank:Q", title="@x", scale=alt.Scale(zero=False, nice=True, padding=8), axis=alt.Axis(orient="top"))
     order = alt.Scale(domain=["@order"])
     y = alt.Y("name:N", sort=None, scale=order, title=None, axis=alt.Axis(labelLimit=190, ticks=False))

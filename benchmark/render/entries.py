@@ -19,6 +19,16 @@ _CONTROL = "random"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Credit:
+    """Who handed in a criterion: author, licence of the code, where others get it, and a line on what it scores by."""
+
+    author: str
+    licence: str
+    url: str
+    summary: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Standing:
     """How a criterion does on one network.
 
@@ -52,6 +62,7 @@ class CriterionPage:
         slug: file name of its page.
         card: what its rows say, of one of the suites.
         entry: what the catalogue says; None when it does not know it.
+        credit: who handed it in; None without a submission card.
         link: its publication, when that is a web address.
         sources: source files as they are now, with their texts; empty when they are not at hand.
         standings: how it does, best place first.
@@ -63,6 +74,7 @@ class CriterionPage:
     slug: str
     card: CriterionCard
     entry: CriterionEntry | None
+    credit: Credit | None
     link: str | None
     sources: tuple[tuple[str, str], ...]
     standings: tuple[Standing, ...]
@@ -120,10 +132,18 @@ class ModelPage:
     appearances: tuple[Appearance, ...]
 
 
-def view_criteria(views: Sequence[SuiteView], catalogue: Catalogue) -> tuple[CriterionPage, ...]:
-    """Gather what the suites' views and the catalogue say about each criterion, sorted by name."""
+def view_criteria(
+    views: Sequence[SuiteView], catalogue: Catalogue, credits_of: Mapping[str, Credit]
+) -> tuple[CriterionPage, ...]:
+    """Gather what is known about each criterion, sorted by name.
+
+    Args:
+        views: views of the suites.
+        catalogue: what is registered.
+        credits_of: who handed in what, by registered name.
+    """
     names = sorted({card.name for view in views for card in view.criteria})
-    return tuple(_criterion(name, views, catalogue) for name in names)
+    return tuple(_criterion(name, views, catalogue, credits_of) for name in names)
 
 
 def view_models(rows: pd.DataFrame, views: Sequence[SuiteView], catalogue: Catalogue) -> tuple[ModelPage, ...]:
@@ -145,7 +165,9 @@ def view_models(rows: pd.DataFrame, views: Sequence[SuiteView], catalogue: Catal
     return tuple(pages)
 
 
-def _criterion(name: str, views: Sequence[SuiteView], catalogue: Catalogue) -> CriterionPage:
+def _criterion(
+    name: str, views: Sequence[SuiteView], catalogue: Catalogue, credits_of: Mapping[str, Credit]
+) -> CriterionPage:
     having = [view for view in views if any(card.name == name for card in view.criteria)]
     card = next(card for card in having[0].criteria if card.name == name)
     entry = catalogue.criteria.get(name.removesuffix(_TUNED))
@@ -157,6 +179,7 @@ def _criterion(name: str, views: Sequence[SuiteView], catalogue: Catalogue) -> C
         slug=slug(name),
         card=card,
         entry=entry,
+        credit=credits_of.get(name.removesuffix(_TUNED)),
         link=card.link,
         sources=() if entry is None else _sources(entry),
         standings=tuple(sorted(standings, key=lambda s: (s.place, s.behind, s.suite.name, s.model, s.granularity))),

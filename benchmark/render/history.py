@@ -49,7 +49,7 @@ def view_history(rows: pd.DataFrame) -> tuple[Change, ...]:
         Change(
             day=str(day),
             suite=str(suite),
-            suite_version=int(version),
+            suite_version=int(str(version)),
             criteria=_distinct(part, "criterion"),
             networks=_distinct(part, "model"),
             n_jobs=len(part),

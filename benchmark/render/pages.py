@@ -15,7 +15,7 @@ from pruneboard.benchmark.claims import claim_table, evaluate_claims, load_claim
 from pruneboard.benchmark.errors import SiteError
 from pruneboard.benchmark.render.across import view_overall
 from pruneboard.benchmark.render.charts import chart_templates
-from pruneboard.benchmark.render.entries import view_criteria, view_models
+from pruneboard.benchmark.render.entries import Credit, view_criteria, view_models
 from pruneboard.benchmark.render.finder import finder_data
 from pruneboard.benchmark.render.folder import replaced
 from pruneboard.benchmark.render.history import view_history
@@ -48,6 +48,7 @@ class Extras:
         studies: studies that tuned criteria; those of another version of a suite are left out.
         speeds: measured speeds; those of another version of a suite are left out.
         catalogue: what is registered.
+        credits: who handed in what, by registered name of the criterion.
         stale: rows that the present version of a suite has left behind, which are listed and never ranked.
     """
 
@@ -55,6 +56,7 @@ class Extras:
     studies: Mapping[str, Sequence[Study]] = dataclasses.field(default_factory=dict)
     speeds: Mapping[str, Sequence[Speed]] = dataclasses.field(default_factory=dict)
     catalogue: Catalogue = dataclasses.field(default_factory=Catalogue)
+    credits: Mapping[str, Credit] = dataclasses.field(default_factory=dict)
     stale: pd.DataFrame | None = None
 
 
@@ -221,7 +223,7 @@ def _write_suite(page: _SuitePage, write: _Writer, drawn: Sequence[Style], extra
 
 def _write_entries(shown: pd.DataFrame, pages: Sequence[_SuitePage], write: _Writer, extras: Extras) -> None:
     views = [page.view for page in pages]
-    criteria = view_criteria(views, extras.catalogue)
+    criteria = view_criteria(views, extras.catalogue, extras.credits)
     for criterion in criteria:
         write("criterion.html", f"criteria/{criterion.slug}.html", page=criterion)
     write("criteria.html", "criteria.html", criteria=criteria)

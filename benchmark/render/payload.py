@@ -108,8 +108,8 @@ def section_data(rows: pd.DataFrame, areas: pd.DataFrame, section: Section, defa
         section: the section.
         default_shots: number of shots whose layers are shown.
     """
-    criteria = tuple(line.criterion for line in section.lines)
-    rates = tuple(float(rate) for rate in sorted(rows["rate"].unique()))
+    criteria = [line.criterion for line in section.lines]
+    rates = [float(rate) for rate in sorted(rows["rate"].unique())]
     points = rows[[*CURVE_KEYS, "rate"]].assign(
         params=rows["params_left"].astype(float) / rows["params_total"].astype(float),
         macs=rows["macs_left"].astype(float) / rows["macs_total"].astype(float),
@@ -121,8 +121,8 @@ def section_data(rows: pd.DataFrame, areas: pd.DataFrame, section: Section, defa
     keys = (ALL_SHOTS, *map(str, section.shots))
     costs, machine = _costs(rows, criteria)
     return SectionData(
-        criteria=criteria,
-        rates=rates,
+        criteria=tuple(criteria),
+        rates=tuple(rates),
         shots=keys,
         ranking={key: _ranking(areas, sizes_kept, key, criteria) for key in keys},
         at={key: _grids(by_shots[key], criteria, rates) for key in keys},
@@ -165,7 +165,7 @@ def _by_shots(rows: pd.DataFrame, points: pd.DataFrame, by: Sequence[str]) -> di
     return answer
 
 
-def _grids(table: pd.DataFrame, criteria: Sequence[str], rates: Sequence[float]) -> dict[str, list[list[Any]]]:
+def _grids(table: pd.DataFrame, criteria: list[str], rates: list[float]) -> dict[str, list[list[Any]]]:
     indexed = table.set_index(["criterion", "rate"])
     names = [name for name in ("top1", "low", "high", *_SIZES) if indexed[name].notna().any()]
     return {
@@ -174,7 +174,7 @@ def _grids(table: pd.DataFrame, criteria: Sequence[str], rates: Sequence[float])
     }
 
 
-def _ranking(areas: pd.DataFrame, sizes: pd.DataFrame, key: str, criteria: Sequence[str]) -> dict[str, list[Any]]:
+def _ranking(areas: pd.DataFrame, sizes: pd.DataFrame, key: str, criteria: list[str]) -> dict[str, list[Any]]:
     by = ("suite", "granularity", "criterion")
     if key != ALL_SHOTS:
         areas, sizes = areas.loc[areas["shots"] == int(key)], sizes.loc[sizes["shots"] == int(key)]
@@ -194,7 +194,7 @@ def _ranking(areas: pd.DataFrame, sizes: pd.DataFrame, key: str, criteria: Seque
     return {**ranks, **{name: _whole(values.to_numpy(dtype=float)) for name, values in columns.items()}}
 
 
-def _costs(rows: pd.DataFrame, criteria: Sequence[str]) -> tuple[dict[str, list[Any]], str]:
+def _costs(rows: pd.DataFrame, criteria: list[str]) -> tuple[dict[str, list[Any]], str]:
     """Return mean seconds and largest memory of scoring, on the machine that measured most jobs, and its name."""
     jobs = rows.drop_duplicates("key")
     machines = jobs["device"].astype(str) + ", " + jobs["threads"].astype(str) + " threads"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup, escape
 
 from pruneboard.benchmark.render.estimates import Estimate
 from pruneboard.benchmark.render.links import rows_link, slug, web_link
@@ -36,6 +37,7 @@ def make_environment(folder: Path) -> jinja2.Environment:
         "extent": _extent,
         "count": _count,
         "bytes": _bytes,
+        "prose": _prose,
         "protocol": lambda name: _PROTOCOLS.get(name, name),
         "family_class": family_class,
         "display_name": display_name,
@@ -64,6 +66,15 @@ def _extent(values: tuple[float, float]) -> str:
 def _count(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural unless it is one: `1 job`, `2 jobs`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _prose(text: str) -> Markup:
+    """Return a text with what stands in backticks as code; all else is escaped."""
+    parts = text.split("`")
+    # An odd number of backticks is no pair of quotes.
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
 
 
 def _bytes(number: float) -> str:

@@ -114,7 +114,7 @@
     const head = element("p", { class: "verdict" }, "Use ", element("a", { href: `criteria/${best.slug}.html` }, best.name), ".");
     const reason = element("p", {});
     if (q.goal === "rate") {
-      reason.append(`With ${rateText(q.group.rates.indexOf(q.rate))} of the ${q.group.granularity} removed, ${percent(left, 1)} % accuracy is left of ${percent(q.group.unpruned, 1)} %: a loss of ${percent(best.loss)} points${best.half === null ? "" : ` ± ${percent(best.half)}`}. `);
+      reason.append(`With ${rateText(q.group.rates.indexOf(q.rate))} of the ${q.group.granularity} removed, ${percent(left, 1)} % accuracy is left of ${percent(q.group.unpruned, 1)} %: a ${best.loss < 0 ? "gain" : "loss"} of ${percent(Math.abs(best.loss))} points${best.half === null ? "" : ` ± ${percent(best.half)}`}. `);
     } else {
       reason.append(`It loses at most ${q.tolerated / 100} points up to ${rateText(best.reach)} of the ${q.group.granularity}${best.half === null ? "" : `, with its whole 95 % interval up to ${rateText(best.surely)}`}. `);
     }

@@ -76,7 +76,7 @@ def test_table_publish_and_site(finished):
     folder, _ = finished
     table = pruneboard_here("table", "small.toml", "--publish", cwd=folder)
     assert table.returncode == 0, table.stderr
-    for word in ("measured by this run", "random", "magnitude", "taylor", "needs a batch norm"):
+    for word in ("measured here", "random", "magnitude", "taylor", "needs a batch norm"):
         assert word in table.stdout
     assert (folder / "results" / "small" / "taylor.csv").is_file()
     shutil.move(folder / "runs", folder / "elsewhere")
@@ -242,7 +242,7 @@ def test_a_title_that_looks_like_markup_is_printed_as_it_is(tmp_path):
 
     assert run.returncode == table.returncode == 0, run.stderr + table.stderr
     assert f"{title}: 1 jobs on digits" in run.stdout
-    assert f"{title}, measured by this run" in table.stdout
+    assert f"{title}: 1 job, measured here" in table.stdout
 
 
 def test_a_granularity_that_a_model_lacks_is_refused_before_any_job_starts(tmp_path):
@@ -377,7 +377,7 @@ def test_the_site_is_built_from_a_run_and_served(finished):
     assert built.returncode == 0, built.stderr
     assert built.stdout.strip() == "_site/index.html"
     assert "rows of `small` are not shown" in built.stderr
-    with start_pruneboard("site", "serve", "--port", 0, cwd=folder) as server:
+    with start_pruneboard("site", "serve", "--runs", "runs", "--port", 0, cwd=folder) as server:
         address = server.stdout.readline().split()[0]
         with urllib.request.urlopen(f"{address}suites/digits.html", timeout=60) as response:
             page = response.read().decode()
@@ -385,5 +385,5 @@ def test_the_site_is_built_from_a_run_and_served(finished):
         server.communicate(timeout=60)
 
     assert "magnitude" in page
-    assert "measured by this run" in page
+    assert "measured here" in page
     assert server.returncode == 0

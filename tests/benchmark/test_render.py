@@ -14,8 +14,9 @@ import pytest
 from rich.console import Console
 
 import synthetic
+from pruneboard.benchmark.catalogue import Catalogue, CriterionEntry
 from pruneboard.benchmark.errors import SiteError, TableError
-from pruneboard.benchmark.render import Extras, build_site, terminal_table
+from pruneboard.benchmark.render import Credit, Extras, build_site, terminal_table
 from pruneboard.benchmark.render.charts import chart_templates
 from pruneboard.benchmark.render.links import rows_link, slug, web_link
 from pruneboard.benchmark.render.payload import embed_json
@@ -708,3 +709,60 @@ def test_terminal_without_results_names_the_command(rows):
 
     assert "pruneboard run cifar10" in printed(terminal_table(rows, other))
     assert "boom" in printed(terminal_table(synthetic.table([failed]), SUITE))
+
+
+def test_a_submission_card_credits_its_author(tiny, tmp_path):
+    credits_of = {"taylor": Credit(author="A. <b>", licence="MIT", url="javascript:alert(1)", summary="")}
+    build_site(tiny, [TINY], tmp_path / "out", sources=SOURCES, extras=Extras(credits=credits_of))
+    text = read(tmp_path / "out", "criteria/taylor.html")
+
+    assert "A. &lt;b&gt;, licence MIT, javascript:alert(1)" in text
+    assert 'href="javascript' not in text
+
+
+def test_backticks_are_code_and_all_else_is_escaped():
+    shown = make_environment(Path("nowhere")).filters["prose"]
+
+    assert shown("a `<b>` c <i>") == "a <code>&lt;b&gt;</code> c &lt;i&gt;"
+    assert shown("one ` <i>") == "one ` &lt;i&gt;"
+
+
+def test_rows_of_another_version_are_listed_as_out_of_date_and_never_ranked(tiny, tmp_path):
+    old = tiny.assign(suite_version=0, suite_digest="0" * 64, top1=tiny["top1"] / 2)
+    old["key"] = old["key"].map(lambda key: synthetic.digest([key, "old"]))
+    without = read(build(tiny, tmp_path / "without", suites=[TINY]))
+    build_site(tiny, [TINY], tmp_path / "out", sources=SOURCES, extras=Extras(stale=old))
+    text = read(tmp_path / "out")
+
+    assert embedded(text, "data-filters") == embedded(without, "data-filters")
+    table = next(table for table in Page(text).tables if table[0][-2:] == ["suite version", "jobs"])
+    assert ["taylor", "digits_vgg", "filters", "0", "2"] in table
+    assert '"stale":[false,false,true,true]' in read(tmp_path / "out", "data/rows/digits.taylor.js").replace(
+        "true,true,false,false", "false,false,true,true"
+    )
+    assert "out of date" in read(tmp_path / "out", "changes.html")
+
+
+def test_a_criterion_with_a_newer_version_is_marked(tiny, tmp_path):
+    entry = CriterionEntry(
+        name="taylor",
+        base="taylor",
+        version=2,
+        family="gradient",
+        needs="labels",
+        source="",
+        summary="s_i = |a_i g_i|.",
+        details=(),
+        parameters=(),
+        files=("../../etc/passwd",),
+        digest="f" * 64,
+        tunable=False,
+    )
+    extras = Extras(catalogue=Catalogue(criteria={"taylor": entry}))
+    build_site(tiny, [TINY], tmp_path / "out", sources=SOURCES, extras=extras)
+
+    assert "<strong>taylor</strong> is at version 2 by now" in read(tmp_path / "out")
+    page = read(tmp_path / "out", "criteria/taylor.html")
+    assert "it is at version 2 by now" in page
+    assert "s_i = |a_i g_i|." in page
+    assert "root:" not in page

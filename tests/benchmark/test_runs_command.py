@@ -308,7 +308,7 @@ def test_merge_stops_at_a_damaged_source_and_goes_on_when_it_is_mended(tmp_path)
 def test_merge_says_what_it_does_not_merge(tmp_path):
     fill(tmp_path / "a", {"seed": 0})
     (tmp_path / "a" / "digits" / "tuning").mkdir()
-    assert "note: only jobs are merged; tuning of digits are not." in runs("merge", "a", "--out", "b", cwd=tmp_path)
+    assert "note: only jobs are merged, without tuning of digits." in runs("merge", "a", "--out", "b", cwd=tmp_path)
 
 
 def test_fold_and_table_and_site_agree(folder):
