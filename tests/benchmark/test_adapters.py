@@ -80,7 +80,9 @@ def test_scores_are_those_of_a_group_that_torch_pruning_itself_makes(name, impor
 def test_our_magnitude_is_torch_prunings():
     context = context_of("resnet")
     options = {"p": 1, "group_reduction": "first", "normalizer": None}
-    theirs = make(TorchPruningCriterion, importance=lambda _: tp.importance.MagnitudeImportance(**options)).score(context)
+    theirs = make(TorchPruningCriterion, importance=lambda _: tp.importance.MagnitudeImportance(**options)).score(
+        context
+    )
     ours = dataclasses.replace(criteria().get("magnitude"), norm="l1", per_layer="none").score(context)
 
     for name, scores in ours.items():

@@ -34,7 +34,7 @@ class Elsewhere(Criterion):
         return {layer.name: unit_weights(context.model, layer).norm(p=self.power, dim=1) for layer in context.layers}
 '''
 
-MODEL = '''
+MODEL = """
 from pruneboard.benchmark.api import Model
 
 
@@ -46,7 +46,7 @@ TINY = Model(
     name="elsewhere_net", version=1, family="VGG", description="A network.", source="https://example.org", licence="MIT",
     build=build, granularities=("filters",), input_size=(3, 8, 8), mean=(0, 0, 0), std=(1, 1, 1),
 )
-'''
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -121,9 +121,11 @@ def test_the_digest_of_a_file_is_the_same_wherever_it_lies(file, tmp_path):
 def test_a_folder_is_a_package_all_of_which_is_its_source(tmp_path):
     folder = tmp_path / "elsewhere"
     folder.mkdir()
-    (folder / "__init__.py").write_text(MODULE.replace("power: float = 1.0", "power: float = ONE").replace(
-        "from pruneboard", "from ._one import ONE\nfrom pruneboard", 1
-    ))
+    (folder / "__init__.py").write_text(
+        MODULE.replace("power: float = 1.0", "power: float = ONE").replace(
+            "from pruneboard", "from ._one import ONE\nfrom pruneboard", 1
+        )
+    )
     (folder / "_one.py").write_text("ONE = 1.0\n")
     copied = tmp_path / "copy" / "elsewhere"
     shutil.copytree(folder, copied)
@@ -144,10 +146,18 @@ def test_a_file_of_the_project_may_be_named_by_its_path():
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("absent.py", None, r"a plugin must be a Python file, or a folder with an `__init__\.py`, but .* is not there;"),
+        (
+            "absent.py",
+            None,
+            r"a plugin must be a Python file, or a folder with an `__init__\.py`, but .* is not there;",
+        ),
         ("text.txt", "x", r"a plugin must be a Python file, or a folder with an `__init__\.py`, but .* is not;"),
         ("empty.py", "x = 1\n", r"a file that is named as a criterion must define one, but .* defines none;"),
-        ("broken.py", "import nothing_of_this_name\n", r"a plugin file must be importable, but .* ModuleNotFoundError: "),
+        (
+            "broken.py",
+            "import nothing_of_this_name\n",
+            r"a plugin file must be importable, but .* ModuleNotFoundError: ",
+        ),
         ("syntax.py", "def\n", r"a plugin file must be importable, but .* SyntaxError: "),
         ("script.py", "import sys\nsys.exit(3)\n", r"a plugin file must be importable, but .* SystemExit: 3"),
         ("magnitude.py", None, r"`magnitude` is taken: by `builtin` and `file magnitude\.py`; rename one"),
@@ -174,7 +184,11 @@ def test_a_path_with_the_separator_of_paths_is_refused(tmp_path):
 
 @pytest.mark.parametrize("value", ["elsewhere_pkg.deep.inner", "elsewhere_pkg.deep.inner:Elsewhere"])
 def test_an_installed_package_is_known_by_its_entry_points(installed, value):
-    inner = {"elsewhere_pkg/__init__.py": "", "elsewhere_pkg/deep/__init__.py": "", "elsewhere_pkg/deep/inner.py": MODULE}
+    inner = {
+        "elsewhere_pkg/__init__.py": "",
+        "elsewhere_pkg/deep/__init__.py": "",
+        "elsewhere_pkg/deep/inner.py": MODULE,
+    }
     entries = f"[pruneboard.criteria]\nmine = {value}\n[pruneboard.models]\nnet = elsewhere_net\n"
     folder = installed({**inner, "elsewhere_net.py": MODEL}, entries)
 
@@ -194,8 +208,14 @@ def test_an_installed_package_is_known_by_its_entry_points(installed, value):
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ("[pruneboard.criteria]\nmine = elsewhere_gone\n", "mine = elsewhere_gone` of package `pruneboard-elsewhere` is not:"),
-        ("[pruneboard.criteria]\nmine = elsewhere_net\n", "must name a module that defines a plugin, or the plugin, but `mine"),
+        (
+            "[pruneboard.criteria]\nmine = elsewhere_gone\n",
+            "mine = elsewhere_gone` of package `pruneboard-elsewhere` is not:",
+        ),
+        (
+            "[pruneboard.criteria]\nmine = elsewhere_net\n",
+            "must name a module that defines a plugin, or the plugin, but `mine",
+        ),
     ],
 )
 def test_entry_points_that_name_no_plugin_are_refused_by_name(installed, entries, message):

@@ -55,7 +55,11 @@ def _class(name: str, value: type) -> Iterator[str]:
 
 def _signature(value: Any) -> str:
     text = str(inspect.signature(value)).replace("'", "")
-    text = re.sub(r"pruneboard\.[a-z_.]+\.|torch\.nn\.modules\.module\.|collections\.abc\.|typing\.|dataclasses\.|pathlib\.(_local\.)?", "", text)
+    text = re.sub(
+        r"pruneboard\.[a-z_.]+\.|torch\.nn\.modules\.module\.|collections\.abc\.|typing\.|dataclasses\.|pathlib\.(_local\.)?",
+        "",
+        text,
+    )
     text = re.sub(r"<factory>|<class (\w+)>", r"\1", text)
     return re.sub(r" at 0x[0-9a-f]+", "", text).replace("(self, ", "(").replace("(self)", "()")
 
