@@ -11,7 +11,7 @@ from torch import nn
 from pruneboard.benchmark.api import Batch, Context, Criterion, Scores, SumCriterion
 from pruneboard.benchmark.checks import Snapshot, check_contributions, check_scores
 from pruneboard.benchmark.errors import CriterionError, Unsupported
-from pruneboard.benchmark.process import ProcessState
+from pruneboard.benchmark.process import CodeState, ProcessState
 from pruneboard.benchmark.provenance import peak_memory
 from pruneboard.benchmark.units import Layer, tapped
 
@@ -175,8 +175,15 @@ def _check_unchanged(context: Context, snapshot: Snapshot, probe: torch.Tensor, 
 @contextlib.contextmanager
 def _process_restored() -> Iterator[None]:
     """Put back what a plugin may set for the whole process, such as random states, defaults and the present folder."""
-    state = ProcessState()
+    state, code = ProcessState(), CodeState()
+    replaced: list[str] = []
     try:
         yield
     finally:
         state.restore()
+        replaced = code.restore()
+        if replaced:
+            raise CriterionError(
+                f"a criterion must leave the code of others as it was, but `{replaced[0]}` was replaced "
+                f"({len(replaced)} in all); undo what was patched in a `finally`."
+            )

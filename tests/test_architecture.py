@@ -79,8 +79,8 @@ WITHOUT_TORCH = (
 
 MAX_PARAMETERS = 7
 
-# They train, or call a library that draws from the global generator.
-MAY_FORK = {"benchmark/adapters/_torch_pruning.py"}
+# They draw networks, or call a library that draws from the global generator.
+MAY_FORK = {"benchmark/adapters/_torch_pruning.py", "benchmark/contract/_networks.py"}
 
 # Functions that draw from torch's global generator unless they are given one.
 DRAWS = {"bernoulli", "multinomial", "normal", "poisson", "rand", "randint", "randn", "randperm"}

@@ -66,7 +66,7 @@ def test_the_reference_for_plugin_authors_is_that_of_the_code():
 
 def test_everything_that_plugin_authors_import_is_explained():
     """No name without a sentence."""
-    parts = [part for part in re.split(r"^### ", page(), flags=re.MULTILINE)[1:]]
+    parts = re.split(r"^### ", page(), flags=re.MULTILINE)[1:]
     names = {name for module in MODULES for name in importlib.import_module(module).__all__}
 
     assert len(parts) == sum(len(importlib.import_module(module).__all__) for module in MODULES) >= len(names)

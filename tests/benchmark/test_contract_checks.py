@@ -105,18 +105,18 @@ def raises(error):
         (make(lambda *_: None), "scores must be a dict of layer names to tensors, got `NoneType`."),
         (
             raises(ValueError("not today")),
-            "scoring must not raise, but it raised ValueError: not today (`test_contract_checks.py`, line 72); mend it, or "
-            "raise `Unsupported` with the reason where it does not apply.",
+            "scoring must not raise, but it raised ValueError: not today (`test_contract_checks.py`, line 72); mend "
+            "it, or raise `Unsupported` with the reason where it does not apply.",
         ),
         (
             raises(SystemExit(3)),
-            "scoring must not raise, but it raised SystemExit: 3 (`test_contract_checks.py`, line 72); mend it, or raise "
-            "`Unsupported` with the reason where it does not apply.",
+            "scoring must not raise, but it raised SystemExit: 3 (`test_contract_checks.py`, line 72); mend it, or "
+            "raise `Unsupported` with the reason where it does not apply.",
         ),
         (
             raises(Ends("whatever you catch")),
-            "scoring must not raise, but it raised Ends: whatever you catch (`test_contract_checks.py`, line 72); mend it, "
-            "or raise `Unsupported` with the reason where it does not apply.",
+            "scoring must not raise, but it raised Ends: whatever you catch (`test_contract_checks.py`, line 72); "
+            "mend it, or raise `Unsupported` with the reason where it does not apply.",
         ),
     ],
 )
@@ -176,14 +176,14 @@ LEFT = "restore it in a `finally`, or work on a copy."
         (
             make(lambda _, context: norms(context), "labels"),
             "needs",
-            '`needs` must be no more than what is looked at, got "labels", but other images give the same scores; declare '
-            '`needs: ClassVar[Needs] = "nothing"`.',
+            '`needs` must be no more than what is looked at, got "labels", but other images give the same scores; '
+            'declare `needs: ClassVar[Needs] = "nothing"`.',
         ),
         (
             make(lambda _, context: brightness(context), "labels"),
             "needs",
-            '`needs` must be no more than what is looked at, got "labels", but other labels give the same scores; declare '
-            '`needs: ClassVar[Needs] = "images"`.',
+            '`needs` must be no more than what is looked at, got "labels", but other labels give the same scores; '
+            'declare `needs: ClassVar[Needs] = "images"`.',
         ),
         (
             make(lambda _, context: norms(context), deterministic=False),

@@ -8,31 +8,11 @@ import sys
 import pytest
 
 from commands import ROOT, pruneboard_here, write_suite
+from elsewhere import MODULE
 from pruneboard.benchmark import discovery, plugins
 from pruneboard.benchmark.errors import PluginError, PruneboardError
 from pruneboard.benchmark.executors._ray._code import stage_code
 from pruneboard.benchmark.store import RunStore
-
-MODULE = '''"""A criterion of elsewhere."""
-
-import dataclasses
-
-from pruneboard.benchmark.api import Criterion, unit_weights
-
-
-@dataclasses.dataclass(frozen=True)
-class Elsewhere(Criterion):
-    """Norm of a unit's weights."""
-
-    power: float = 1.0
-
-    name, version, family, source, needs = "elsewhere", 1, "weights", "https://example.org", "nothing"
-    presets = {"elsewhere_l2": {"power": 2.0}}
-
-    def score(self, context):
-        """Take the norm."""
-        return {layer.name: unit_weights(context.model, layer).norm(p=self.power, dim=1) for layer in context.layers}
-'''
 
 MODEL = """
 from pruneboard.benchmark.api import Model
@@ -43,7 +23,10 @@ def build():
 
 
 TINY = Model(
-    name="elsewhere_net", version=1, family="VGG", description="A network.", source="https://example.org", licence="MIT",
+    name=(
+        "elsewhere_net", version=1, family="VGG", description="A network.", source="https://example.org", "
+        "licence="MIT"
+    ),
     build=build, granularities=("filters",), input_size=(3, 8, 8), mean=(0, 0, 0), std=(1, 1, 1),
 )
 """

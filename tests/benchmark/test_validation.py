@@ -150,8 +150,8 @@ def test_a_seed_that_was_left_out_is_caught(results):
 
     assert (
         "taylor.jobs.csv",
-        "all 2 seeds must be there, but seed 1 is missing of digits_vgg / filters; run the suite to its end and publish "
-        "it again. No seed may be left out.",
+        "all 2 seeds must be there, but seed 1 is missing of digits_vgg / filters; run the suite to its end and "
+        "publish it again. No seed may be left out.",
     ) in errors(results)
 
 

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import itertools
 import re
 import sys
 import textwrap
@@ -17,9 +18,15 @@ MODULES = ("pruneboard.benchmark.api", "pruneboard.benchmark.adapters", "prunebo
 
 _HEAD = """# Reference for plugin authors
 
-What a criterion or a model imports, from the docstrings of the code; `python tests/support/api_page.py` writes this page.
-[submit.md](submit.md) tells how the pieces go together.
+What a criterion or a model imports, from the docstrings of the code; `python tests/support/api_page.py` writes this
+page. [submit.md](submit.md) tells how the pieces go together.
 """
+
+
+_PREFIXES = (
+    *(r"pruneboard\.[a-z_.]+\.", r"torch\.nn\.modules\.module\.", r"collections\.abc\."),
+    *(r"pathlib\.(_local\.)?", r"typing\.", r"dataclasses\."),
+)
 
 
 def page() -> str:
@@ -55,11 +62,8 @@ def _class(name: str, value: type) -> Iterator[str]:
 
 def _signature(value: Any) -> str:
     text = str(inspect.signature(value)).replace("'", "")
-    text = re.sub(
-        r"pruneboard\.[a-z_.]+\.|torch\.nn\.modules\.module\.|collections\.abc\.|typing\.|dataclasses\.|pathlib\.(_local\.)?",
-        "",
-        text,
-    )
+    for prefix in _PREFIXES:
+        text = re.sub(prefix, "", text)
     text = re.sub(r"<factory>|<class (\w+)>", r"\1", text)
     return re.sub(r" at 0x[0-9a-f]+", "", text).replace("(self, ", "(").replace("(self)", "()")
 
@@ -86,7 +90,7 @@ def _constant(module: ModuleType, name: str, value: Any) -> str:
     """Return the text below a constant, in whichever module it stands, or else its value."""
     for file in _sources(module):
         body = ast.parse(file.read_text(encoding="utf-8")).body
-        for before, after in zip(body, body[1:], strict=False):
+        for before, after in itertools.pairwise(body):
             targets = before.targets if isinstance(before, ast.Assign) else [getattr(before, "target", None)]
             named = any(isinstance(target, ast.Name) and target.id == name for target in targets)
             if named and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):

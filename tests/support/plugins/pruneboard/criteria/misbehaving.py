@@ -4,12 +4,15 @@ import contextlib
 import ctypes
 import dataclasses
 import os
+import random
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +21,7 @@ from pruneboard.benchmark.api import Context, Criterion, Needs, Unsupported
 WAYS = (
     *("nan", "shape", "missing", "changes_model", "leaves_hook", "raises", "exits", "killed", "forks", "slow"),
     *("labels", "order", "reuses", "declines", "patches", "settings", "garbles"),
+    *("floods", "wanders", "engine", "wrecks"),
     *("hangs", "lingers", "daemon", "prints", "segfaults", "base", "eats", "big_batch", "never_fits"),
 )
 _BUFFER: dict[str, Tensor] = {}
@@ -26,6 +30,12 @@ _eaten: list[Tensor] = []
 
 class Unstoppable(BaseException):
     """What no `except Exception` catches."""
+
+
+def _perfect(*given: Any) -> Any:
+    """Return the curve of a network that is never wrong."""
+    points = sys.modules["pruneboard.benchmark.protocols"]._curve(*given)  # type: ignore[attr-defined]
+    return [dataclasses.replace(point, top1=1.0, top5=1.0) for point in points]
 
 
 def _leave_daemon(name: str) -> None:
@@ -109,6 +119,23 @@ class Misbehaving(Criterion):
                 torch.set_grad_enabled(False)
                 torch.set_num_threads(3)
                 torch.manual_seed(0)
+                np.random.seed(0)
+                random.seed(0)
+            case "floods":
+                for _ in range(100):
+                    os.write(1, 1_000_000 * b"f")
+                    os.write(2, 1_000_000 * b"f")
+            case "wanders":
+                os.chdir("/")
+                os.environ["PRUNEBOARD_DATA"] = "/nowhere"
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            case "engine":
+                # It would make every later job perfect.
+                protocols, curve = sys.modules["pruneboard.benchmark.protocols"], _perfect
+                protocols._curve, protocols.accuracy_curve = protocols.accuracy_curve, curve  # type: ignore[attr-defined]
+            case "wrecks":
+                for path in Path("runs").rglob("*.parquet"):
+                    path.write_bytes(path.read_bytes()[:-9] + 9 * b"w")
             case "hangs":
                 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                     signal.signal(number, signal.SIG_IGN)

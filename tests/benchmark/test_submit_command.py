@@ -1,0 +1,124 @@
+"""Handing in a criterion: what is written, what is refused, and how the pull request is opened."""
+
+import json
+import os
+import subprocess
+
+import pytest
+from elsewhere import MODULE
+
+from commands import pruneboard_here, write_suite
+from pruneboard.benchmark import discovery, provenance
+from pruneboard.benchmark.cli import submitting
+from pruneboard.benchmark.cli.submitting import _check_commit
+from pruneboard.benchmark.errors import PruneboardError
+from pruneboard.benchmark.suites import _load
+
+SAID = ("--author", "A. Uthor", "--licence", "MIT", "--url", "https://example.org/elsewhere")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A place to hand in from, with a small suite; the contract has tests of its own."""
+    write_suite(tmp_path, models={"digits_vgg": ["filters"]}, criteria=["random"], seeds=[0, 1])
+    (tmp_path / "elsewhere.py").write_text(MODULE)
+    monkeypatch.setattr(_load, "_FOLDER", tmp_path)
+    monkeypatch.setattr(provenance, "commit", lambda: ("a" * 40, True))
+    monkeypatch.setattr(submitting, "check_names", lambda *_: True)
+    monkeypatch.setenv(discovery.FILES_VARIABLE, "")
+    return tmp_path
+
+
+def submit(folder, *options, criterion="./elsewhere.py", env=None):
+    return pruneboard_here("submit", criterion, "--suite", "small", "--workers", 0, *options, cwd=folder, env=env)
+
+
+def test_tables_card_and_ranking_are_written_and_valid_and_the_pull_request_is_opened(folder):
+    """With a `gh` that writes down what it is asked, and a repository beside for the branch."""
+    for step in (["init", "--quiet", "--bare", "origin.git"], ["init", "--quiet", "."]):
+        subprocess.run(["git", *step], cwd=folder, check=True)
+    for step in (
+        ["remote", "add", "origin", "origin.git"],
+        ["config", "user.name", "A"],
+        ["config", "user.email", "a@b.c"],
+    ):
+        subprocess.run(["git", *step], cwd=folder, check=True)
+    gh = folder / "bin" / "gh"
+    gh.parent.mkdir()
+    gh.write_text(f'#!/bin/sh\necho "$@" >> {folder}/asked\necho https://example.org/pull/1\n')
+    gh.chmod(0o755)
+    path = {"PATH": f"{gh.parent}{os.pathsep}{os.environ['PATH']}"}
+    done = submit(folder, *SAID, "--pull-request", env=path)
+    again = submit(folder, *SAID)
+    card = json.loads((folder / "results" / "small" / "elsewhere.card.json").read_text())
+    pushed = subprocess.run(
+        ["git", "--git-dir", "origin.git", "ls-tree", "-r", "--name-only", "submit-elsewhere-small"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "https://example.org/pull/1" in done.stdout
+    assert sorted(pushed.stdout.split()) == [
+        *(f"results/small/elsewhere{end}" for end in (".card.json", ".csv", ".jobs.csv")),
+        *(f"results/small/elsewhere_l2{end}" for end in (".card.json", ".csv", ".jobs.csv")),
+        "results/small/leaderboard.ranks.csv",
+    ]
+    assert (
+        (folder / "asked").read_text().startswith("auth status\npr create --title Results of elsewhere, elsewhere_l2")
+    )
+    assert (card["author"], card["licence"], card["code"]) == ("A. Uthor", "MIT", "file elsewhere.py")
+    assert card["n_jobs"] == {"ok": 2}
+    assert pruneboard_here("validate", "results", cwd=folder).returncode == 0
+    assert again.returncode == 0, again.stderr
+    assert "4 done before, 0 to run" in again.stdout
+    assert "git switch --create submit-elsewhere-small" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--author", "A"), "give `--licence` and `--url`"),
+        ((*SAID, "--pull-request"), "`--pull-request` needs a checkout of the project around `results`"),
+    ],
+)
+def test_what_is_missing_is_said_before_anything_runs(folder, options, message):
+    done = submit(folder, *options)
+
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (folder / "runs").exists()
+
+
+def test_a_criterion_that_breaks_its_contract_is_not_run(folder, monkeypatch):
+    monkeypatch.setattr(submitting, "check_names", lambda *_: False)
+    done = submit(folder, *SAID)
+
+    assert done.returncode == 1
+    assert "Nothing was run or written" in done.stdout
+    assert not (folder / "runs").exists()
+
+
+def test_a_job_that_fails_is_not_handed_in_and_nothing_is_written(folder):
+    (folder / "elsewhere.py").write_text(
+        MODULE.replace("        return {", "        raise ValueError('no')\n        return {")
+    )
+    done = submit(folder, *SAID)
+
+    assert done.returncode == 2
+    assert (
+        "every job must succeed or be declined, but 4 failed, such as digits_vgg / filters / seed 0: ValueError: no"
+        in (done.stderr)
+    )
+    assert not (folder / "results").exists()
+
+
+def test_results_must_come_from_exactly_one_commit(monkeypatch):
+    monkeypatch.setattr(provenance, "commit", lambda: ("b" * 40, False))
+    with pytest.raises(PruneboardError, match="but its code differs from bbbbbbbbbbbb; commit your changes"):
+        _check_commit()
+    monkeypatch.setattr(provenance, "commit", lambda: ("", False))
+    with pytest.raises(PruneboardError, match="this one is no git checkout"):
+        _check_commit()
