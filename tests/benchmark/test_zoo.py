@@ -139,7 +139,9 @@ def test_cutmix_labels_say_how_much_of_each_image_there_is():
 def test_gradients_are_clipped_to_the_norm_of_the_recipe(images):
     """With a tiny norm, one step of gradient descent cannot go further than rate times norm."""
     plugin = dataclasses.replace(
-        quick("cifar_vit", epochs=1, batch_size=48, optimiser="sgd", weight_decay=0.0, clip_norm=0.1, cutmix=0.0),
+        quick(
+            "cifar_vit", epochs=1, batch_size=48, learning_rate=1.0, optimiser="sgd", weight_decay=0.0, clip_norm=0.1
+        ),
         build=tiny_vit,
     )
     steps = []
