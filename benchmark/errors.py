@@ -9,6 +9,10 @@ class UnknownNameError(PruneboardError):
     """A plugin, suite or data set of this name does not exist."""
 
 
+class PluginError(PruneboardError):
+    """A plugin cannot be imported, or does not declare what every plugin has to."""
+
+
 class SuiteError(PruneboardError):
     """A suite file breaks a rule of the suite format."""
 
@@ -64,3 +68,7 @@ class TableError(PruneboardError):
 
 class SiteError(PruneboardError):
     """The site cannot be built from these tables."""
+
+
+class ClaimError(PruneboardError):
+    """A list of claims breaks a rule of its format."""

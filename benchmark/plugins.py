@@ -1,33 +1,131 @@
-"""The registered criteria and models, found in their folders."""
+"""The registered criteria and models, from wherever plugins come."""
 
 import functools
+import importlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
+from importlib.metadata import EntryPoint
+from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
+from pruneboard.benchmark import discovery
 from pruneboard.benchmark.api import Criterion, Model, Needs
-from pruneboard.benchmark.errors import PruneboardError
-from pruneboard.benchmark.registry import Registry, fill, source_digest
+from pruneboard.benchmark.errors import PluginError, PruneboardError
+from pruneboard.benchmark.registry import Registry
 from pruneboard.benchmark.schema import TUNED_SUFFIX, Job, digest
 
 FAMILIES = ("control", "weights", "activation", "gradient", "attribution")
 """Families that the tables and the site tell apart."""
 
+P = TypeVar("P")
 
-@functools.cache
+
 def criteria() -> Registry[Criterion]:
-    """Return all criteria, each preset under its own name."""
-    registry: Registry[Criterion] = Registry("criterion", Criterion)  # type: ignore[type-abstract]
-    return fill(registry, "pruneboard.criteria", criteria_in)
+    """Return all criteria, each preset under its own name: the project's, of installed packages, of named files.
+
+    Raises:
+        PluginError: one cannot be imported or lacks a declaration.
+        PruneboardError: two have the same name.
+    """
+    return _criteria(discovery.named_files())
+
+
+def models() -> Registry[Model]:
+    """Return all models: the project's, of installed packages, of named files.
+
+    Raises:
+        PluginError: one cannot be imported.
+        PruneboardError: two have the same name.
+    """
+    return _models(discovery.named_files())
 
 
 @functools.cache
-def models() -> Registry[Model]:
-    """Return all models."""
-    return fill(Registry("model", Model), "pruneboard.models", models_in)
+def _criteria(files: tuple[Path, ...]) -> Registry[Criterion]:
+    registry: Registry[Criterion] = Registry("criterion", Criterion)  # type: ignore[type-abstract]
+    return _fill(registry, "pruneboard.criteria", files, criteria_in)
+
+
+@functools.cache
+def _models(files: tuple[Path, ...]) -> Registry[Model]:
+    return _fill(Registry("model", Model), "pruneboard.models", files, models_in)
+
+
+def _fill(
+    registry: Registry[P],
+    group: str,
+    files: tuple[Path, ...],
+    collect: Callable[[ModuleType], Iterable[tuple[str, P]]],
+) -> Registry[P]:
+    """Register the plugins of a kind from all three places, and return the registry."""
+
+    def register(module: ModuleType, found: Iterable[tuple[str, P]]) -> None:
+        origin = discovery.source_name(module)
+        for name, plugin in found:
+            registry.register(name, plugin, origin)
+
+    for module in discovery.plugin_modules(group):
+        register(module, collect(module))
+    for entry, value in discovery.installed_plugins(group):
+        module, found = _named_by(entry, value, collect)
+        if not found:
+            raise PluginError(
+                f"an entry point of `{group}` must name a module that defines a plugin, or the plugin, but "
+                f"`{entry.name} = {entry.value}` has none; correct it in the package's pyproject.toml."
+            )
+        register(module, found)
+    for path in files:
+        module = discovery.file_module(path)
+        if not [*criteria_in(module), *models_in(module)]:
+            raise PluginError(
+                f"a plugin file must define a criterion or a model, but `{path}` defines none; write one with "
+                "`pruneboard new`."
+            )
+        register(module, collect(module))
+    return registry
+
+
+def _named_by(
+    entry: EntryPoint, value: object, collect: Callable[[ModuleType], Iterable[tuple[str, P]]]
+) -> tuple[ModuleType, list[tuple[str, P]]]:
+    """Return the module of an entry point, and of its plugins all, or those of the one class or instance it names."""
+    if isinstance(value, ModuleType):
+        return value, list(collect(value))
+    module = importlib.import_module(value.__module__ if isinstance(value, type) else entry.module)
+    return module, [(name, plugin) for name, plugin in collect(module) if plugin is value or type(plugin) is value]
+
+
+def criteria_of_file(path: Path) -> tuple[str, ...]:
+    """Make a plugin file known to this process and its workers, and return the names of its criteria.
+
+    Raises:
+        PluginError: it cannot be imported, or defines no criterion.
+    """
+    module = discovery.own_module("pruneboard.criteria", path) or discovery.file_module(discovery.name_file(path))
+    names = tuple(name for name, _ in criteria_in(module))
+    if not names:
+        raise PluginError(
+            f"a file that is named as a criterion must define one, but `{path}` defines none; subclass `Criterion` of "
+            "`pruneboard.benchmark.api` there."
+        )
+    # All of them at once, so that a name that is taken is said here.
+    criteria()
+    return names
+
+
+def resolve_criteria(given: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of criteria that are given by name, or by the path of a file, which is made known.
+
+    Raises:
+        PluginError: a file cannot be used.
+    """
+    names: list[str] = []
+    for text in given:
+        names += criteria_of_file(Path(text)) if discovery.is_path(text) else [text]
+    return tuple(dict.fromkeys(names))
 
 
 def criteria_in(module: ModuleType) -> Iterator[tuple[str, Criterion]]:
@@ -85,7 +183,7 @@ def _check_declared(criterion: type[Criterion]) -> None:
     for attribute, is_valid in valid.items():
         value = getattr(criterion, attribute, None)
         if not is_valid(value):
-            raise PruneboardError(
+            raise PluginError(
                 f"`{attribute}` of criterion `{criterion.__qualname__}` must be {expected.get(attribute, 'a text')}, "
                 f"got {value!r}; declare it in the class."
             )
@@ -119,7 +217,7 @@ def models_in(module: ModuleType) -> Iterator[tuple[str, Model]]:
 @functools.cache
 def criterion_digest(criterion: type[Criterion]) -> str:
     """Return the sha256 of a criterion's source as it was when it was imported."""
-    return source_digest(sys.modules[criterion.__module__])
+    return discovery.source_digest(sys.modules[criterion.__module__])
 
 
 def criterion_parameters(criterion: Criterion) -> dict[str, Any]:

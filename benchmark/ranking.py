@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
 from torch import Tensor
 
-from pruneboard.benchmark.schema import Scope
+from pruneboard.benchmark.schema import Scope, n_removed
+
+__all__ = ["Ranking", "masks_at", "n_removed", "rank"]
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,6 @@ def rank(
         return Ranking(layers, (order,))
     owner = torch.repeat_interleave(torch.arange(len(layers)), torch.tensor([size for _, size in layers]))
     return Ranking(layers, tuple(order[owner[order] == index] for index in range(len(layers))))
-
-
-def n_removed(rate: float, n_units: int) -> int:
-    """Return floor(rate * n_units), with the rate taken as the decimal number it was written as.
-
-    In floating point 0.29 * 100 is below 29.
-    """
-    return int(Fraction(str(rate)) * n_units)
 
 
 def masks_at(ranking: Ranking, rate: float) -> dict[str, Tensor]:

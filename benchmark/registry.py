@@ -1,12 +1,7 @@
-"""Names to plugins: one registry class for criteria and models, filled from the modules of a package."""
+"""Names to plugins: one registry class for criteria and models."""
 
 import difflib
-import hashlib
-import importlib
-import pkgutil
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 from pruneboard.benchmark.errors import PruneboardError, UnknownNameError
@@ -34,9 +29,15 @@ class Registry(Generic[T]):
         self._kind = kind
         self._base = base
         self._plugins: dict[str, T] = {}
+        self._origins: dict[str, str] = {}
 
-    def register(self, name: str, plugin: T) -> None:
+    def register(self, name: str, plugin: T, origin: str = "") -> None:
         """Add a plugin.
+
+        Args:
+            name: its name.
+            plugin: what is found under the name.
+            origin: where it came from, for people.
 
         Raises:
             PruneboardError: the name is taken or not lower_snake, or the plugin is of another kind.
@@ -48,8 +49,12 @@ class Registry(Generic[T]):
         if not name.isidentifier() or name != name.lower():
             raise PruneboardError(f"the name of a {self._kind} must be lower_snake, got `{name}`; rename it.")
         if name in self._plugins:
-            raise PruneboardError(f"the name of a {self._kind} must be unique, but `{name}` is taken; rename one.")
-        self._plugins[name] = plugin
+            both = " and ".join(f"`{where}`" for where in (self._origins[name], origin) if where)
+            raise PruneboardError(
+                f"the name of a {self._kind} must be unique, but `{name}` is taken{f': by {both}' if both else ''}; "
+                "rename one."
+            )
+        self._plugins[name], self._origins[name] = plugin, origin
 
     def get(self, name: str) -> T:
         """Return the plugin of a name.
@@ -62,49 +67,15 @@ class Registry(Generic[T]):
         except KeyError:
             raise unknown_name(self._kind, name, self._plugins) from None
 
+    def origin(self, name: str) -> str:
+        """Return where the plugin of a name came from, for people.
+
+        Raises:
+            UnknownNameError: no plugin has it.
+        """
+        self.get(name)
+        return self._origins[name]
+
     def names(self) -> tuple[str, ...]:
         """Return all names, sorted."""
         return tuple(sorted(self._plugins))
-
-
-def plugin_modules(package: str) -> Iterator[ModuleType]:
-    """Import and yield the modules of a plugin package, sorted by name, except those whose name starts with `_`.
-
-    Raises:
-        PruneboardError: a module cannot be imported; nothing is skipped silently.
-    """
-    root = importlib.import_module(package)
-    for info in sorted(pkgutil.iter_modules(root.__path__), key=lambda info: info.name):
-        if not info.name.startswith("_"):
-            name = f"{package}.{info.name}"
-            try:
-                yield importlib.import_module(name)
-            # A plugin is foreign code, and whatever it raises is a fault of that one file.
-            except Exception as error:
-                raise PruneboardError(
-                    f"every file of `{package}` must be importable, but `{info.name}` is not: "
-                    f"{type(error).__name__}: {error}; mend the file or move it away."
-                ) from error
-
-
-def fill(registry: Registry[T], package: str, collect: Callable[[ModuleType], Iterable[tuple[str, T]]]) -> Registry[T]:
-    """Register what `collect` finds in each module of a plugin package, and return the registry."""
-    for module in plugin_modules(package):
-        for name, plugin in collect(module):
-            registry.register(name, plugin)
-    return registry
-
-
-def source_digest(module: ModuleType) -> str:
-    """Return the sha256 of a plugin's source: its file, or every Python file of its folder.
-
-    Shared helpers (`_name.py` beside a plugin file) are part of it, because they can change its result.
-    """
-    if module.__file__ is None:
-        raise PruneboardError(f"a plugin must come from a file, but `{module.__name__}` has none.")
-    path = Path(module.__file__)
-    files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path, *path.parent.glob("_*.py")]
-    joined = hashlib.sha256()
-    for file in sorted(files):
-        joined.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-    return joined.hexdigest()

@@ -26,10 +26,10 @@ from pruneboard.benchmark.errors import CheckpointError, SuiteError, Unsupported
 from pruneboard.benchmark.evaluate import Accuracy, Answers, Evaluation, Pruning, prepare_pruning, unchanged
 from pruneboard.benchmark.protocols import Checkpoints, Curves, Experiment, Training, iterative, one_shot
 from pruneboard.benchmark.schema import (
-    ENGINE_VERSION,
     SCHEMA_VERSION,
     Granularity,
     Job,
+    JobIdentity,
     Precision,
     Row,
     Status,
@@ -283,20 +283,17 @@ class Workbench:
     def key(self, job: Job) -> str:
         """Return the digest of everything that decides the job's result."""
         model, criterion = plugins.models().get(job.model), plugins.criterion_of(job)
-        return digest(
-            {
-                "engine": ENGINE_VERSION,
-                "suite": job.suite.digest,
-                "data": self.dataset(job).digest,
-                "model": [model.name, model.version, model.weights_digest],
-                "granularity": job.granularity,
-                "criterion": [job.criterion, criterion.version, plugins.criterion_digest(type(criterion))],
-                "parameters": plugins.criterion_parameters(criterion),
-                "seed": job.seed,
-                **({"tuning": job.tuned.study} if job.tuned else {}),
-                **({"precision": self.precision} if self.precision != "float32" else {}),
-            }
-        )
+        return JobIdentity(
+            suite=job.suite.digest,
+            data=self.dataset(job).digest,
+            model=(model.name, model.version, model.weights_digest),
+            granularity=job.granularity,
+            criterion=(job.criterion, criterion.version, plugins.criterion_digest(type(criterion))),
+            parameters=plugins.criterion_parameters(criterion),
+            seed=job.seed,
+            tuning=job.tuned.study if job.tuned else "",
+            precision=self.precision,
+        ).key
 
 
 def run_job(job: Job, bench: Workbench) -> list[Row]:

@@ -6,6 +6,7 @@ import json
 import types
 import typing
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any, Literal
 
 SCHEMA_VERSION = 6
@@ -36,10 +37,62 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+HERE_SUFFIX = " (here)"
+"""Ends the name of a criterion in rows of this machine that stand beside published ones of the same name."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JobIdentity:
+    """Everything that decides a job's result.
+
+    Attributes:
+        suite: digest of the suite.
+        data: digest of the data set.
+        model: name, version and weights digest of the network.
+        granularity: kind of unit.
+        criterion: name, version and source digest of the criterion.
+        parameters: parameters of the criterion by name.
+        seed: seed of the reference draw and of random ties.
+        tuning: digest of the study that chose the parameters, empty when untuned.
+        precision: what evaluation computes in.
+        engine: version of the engine.
+    """
+
+    suite: str
+    data: str
+    model: tuple[str, int, str]
+    granularity: str
+    criterion: tuple[str, int, str]
+    parameters: Mapping[str, Any]
+    seed: int
+    tuning: str = ""
+    precision: Precision = "float32"
+    engine: int = ENGINE_VERSION
+
+    @property
+    def key(self) -> str:
+        """The digest that names the job."""
+        parts = dataclasses.asdict(self)
+        if not self.tuning:
+            del parts["tuning"]
+        if self.precision == "float32":
+            del parts["precision"]
+        return digest(parts)
+
+
+def n_removed(rate: float, n_units: int) -> int:
+    """Return floor(rate * n_units), with the rate taken as the decimal number it was written as.
+
+    In floating point 0.29 * 100 is below 29.
+    """
+    return int(Fraction(str(rate)) * n_units)
+
+
 def display_name(criterion: str) -> str:
     """Return a criterion's name as people read it: `lrp (tuned)` for `lrp_tuned`."""
-    base = criterion.removesuffix(TUNED_SUFFIX)
-    return criterion if base == criterion else f"{base} (tuned)"
+    name = criterion.removesuffix(HERE_SUFFIX)
+    base = name.removesuffix(TUNED_SUFFIX)
+    return criterion if base == name else f"{base} (tuned){criterion.removeprefix(name)}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,6 +174,7 @@ class Suite:
         criteria: registered names of the criteria.
         models: the networks with their granularities.
         finetuning: the recipe of `iterative_finetune`; None for the other protocols.
+        tuned_on: suite whose studies choose the parameters of tuned criteria; empty for this one.
         task: the classes that count; None takes all images, and all logits of the network.
         evaluation_per_class: images of each class that accuracy is measured on, the same for all jobs; None takes all.
     """
@@ -140,6 +194,7 @@ class Suite:
     criteria: tuple[str, ...]
     models: tuple[SuiteModel, ...]
     finetuning: FineTuning | None = None
+    tuned_on: str = ""
     task: Task | None = None
     evaluation_per_class: int | None = None
 
@@ -151,6 +206,11 @@ class Suite:
     def all_datasets(self) -> tuple[str, ...]:
         """Every data set that the suite names, once each."""
         return tuple(dict.fromkeys(name for model in self.models for name in model.datasets or self.datasets))
+
+    @property
+    def on_unseen_images(self) -> bool:
+        """Whether accuracy is measured on other images than those that networks are trained on."""
+        return self.evaluation_split != "train"
 
     @property
     def digest(self) -> str:

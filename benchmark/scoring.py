@@ -11,6 +11,7 @@ from torch import nn
 from pruneboard.benchmark.api import Batch, Context, Criterion, Scores, SumCriterion
 from pruneboard.benchmark.checks import Snapshot, check_contributions, check_scores
 from pruneboard.benchmark.errors import CriterionError, Unsupported
+from pruneboard.benchmark.process import ProcessState
 from pruneboard.benchmark.provenance import peak_memory
 from pruneboard.benchmark.units import Layer, tapped
 
@@ -94,7 +95,7 @@ def score_all_shots(
     before = _logits(context, probe)
     device = before.device
     try:
-        with _process_restored(device), peak_memory(device) as memory:
+        with _process_restored(), peak_memory(device) as memory:
             by_shots, seconds = _score(criterion, context, shots, _of_units_left(contribute, kept))
     except Unsupported:
         _check_unchanged(context, snapshot, probe, before)
@@ -172,15 +173,10 @@ def _check_unchanged(context: Context, snapshot: Snapshot, probe: torch.Tensor, 
 
 
 @contextlib.contextmanager
-def _process_restored(device: torch.device) -> Iterator[None]:
-    """Put back what a plugin may set for the whole process: defaults of torch, and its global random generator."""
-    dtype, grad, threads = torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
+def _process_restored() -> Iterator[None]:
+    """Put back what a plugin may set for the whole process, such as random states, defaults and the present folder."""
+    state = ProcessState()
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
+        yield
     finally:
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(grad)
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
+        state.restore()

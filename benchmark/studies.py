@@ -241,13 +241,17 @@ class StudyStore:
             paths += [self.path(study), self.trials_path(study)]
         return paths
 
+    def comparison_path(self, suite: str) -> Path:
+        """Return the file of how the criteria of a suite do tuned and untuned."""
+        return self.folder / suite / _FOLDER / "comparison.csv"
+
     def write_comparison(self, suite: str, table: pd.DataFrame) -> Path:
         """Write how the criteria of a suite do tuned and untuned, and return the file.
 
         Raises:
             StoreError: the folder cannot be written.
         """
-        path = self.folder / suite / _FOLDER / "comparison.csv"
+        path = self.comparison_path(suite)
         with atomic_file(path) as temporary:
             table.to_csv(temporary, index=False, lineterminator="\n")
         return path

@@ -63,8 +63,8 @@ def extra_criteria(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     folder = PLUGINS / "pruneboard" / "criteria"
     monkeypatch.setattr(pruneboard.criteria, "__path__", [*pruneboard.criteria.__path__, str(folder)])
-    plugins.criteria.cache_clear()
+    plugins._criteria.cache_clear()
     yield
-    plugins.criteria.cache_clear()
+    plugins._criteria.cache_clear()
     for path in folder.glob("*.py"):
         sys.modules.pop(f"pruneboard.criteria.{path.stem}", None)

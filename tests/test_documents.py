@@ -1,7 +1,15 @@
 """Numbers in documents are those of the tables that they name."""
 
 import csv
+import importlib
+import re
+from fnmatch import fnmatch
 from pathlib import Path
+
+from api_page import MODULES, PAGE, page
+from pruneboard.benchmark.render import inventory
+from pruneboard.benchmark.store import ResultsStore
+from pruneboard.benchmark.suites import load_suite, suite_names, suite_path
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,3 +31,43 @@ def test_the_page_on_performance_shows_the_table_of_ratios():
             expected = [row["what"], row["on"], row["reference"], *times, f"{float(row['ratio']):.2f}"]
         assert expected in shown
         assert row["clean"] == "True"
+
+
+def test_the_readme_of_the_results_says_what_the_tables_hold():
+    store = ResultsStore(ROOT / "results")
+    suites = [load_suite(suite_path(name)) for name in suite_names()]
+    made = inventory([(suite, store.read(suite.name)) for suite in suites])
+
+    assert f"\n\n{made}\n\n" in (ROOT / "results" / "README.md").read_text(encoding="utf-8"), "publish a table again"
+
+
+def test_the_readme_of_the_results_explains_every_file():
+    text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    explained = [
+        name
+        for line in text.splitlines()
+        if line.startswith("| `")
+        for name in re.findall("`([^`]+)`", line.split("|")[1])
+    ]
+    patterns = [re.sub("SUITE|CRITERION|NAME", "*", name) for name in explained]
+    patterns += ["*/tuning/*.trials.csv", "README.md", "toy/README.md"]
+    folder = ROOT / "results"
+    unexplained = [
+        name
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(fnmatch(name := path.relative_to(folder).as_posix(), p) for p in patterns)
+    ]
+    assert not unexplained
+
+
+def test_the_reference_for_plugin_authors_is_that_of_the_code():
+    assert PAGE.read_text(encoding="utf-8") == page(), "write it again with `python tests/support/api_page.py`"
+
+
+def test_everything_that_plugin_authors_import_is_explained():
+    """No name without a sentence."""
+    parts = [part for part in re.split(r"^### ", page(), flags=re.MULTILINE)[1:]]
+    names = {name for module in MODULES for name in importlib.import_module(module).__all__}
+
+    assert len(parts) == sum(len(importlib.import_module(module).__all__) for module in MODULES) >= len(names)
+    assert not [part.splitlines()[0] for part in parts if len(part.split("\n", 1)[1].strip()) < 10]

@@ -118,6 +118,7 @@ def test_the_wheel_ships_every_file(shipped: set[str]) -> None:
     "pattern",
     [
         r"benchmark/py\.typed",
+        r"benchmark/claims/claims\.toml",
         r"benchmark/data/datasets\.toml",
         r"benchmark/suites/digits\.toml",
         r"benchmark/suites/toy\.published\.csv",

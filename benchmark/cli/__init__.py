@@ -1,14 +1,13 @@
 """The `pruneboard` command: thin typer functions over the engine."""
 
-import functools
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from pruneboard.benchmark.cli._criteria import with_criteria
 from pruneboard.benchmark.cli._help import SuiteCommand
 from pruneboard.benchmark.cli._runs import runs
 from pruneboard.benchmark.errors import PruneboardError
@@ -29,10 +28,21 @@ app.add_typer(runs, name="runs")
 Out = Annotated[Path, typer.Option("--out", help="Run folder: one file per finished job; a later run continues it.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Run folder to read.")]
 Results = Annotated[Path, typer.Option("--results", help="Folder of published tables.")]
+Local = Annotated[bool, typer.Option("--local", help="Leave the published rows out.")]
+SiteRuns = Annotated[Path | None, typer.Option("--runs", help="Show this run folder's rows beside the published ones.")]
+SiteOut = Annotated[Path, typer.Option("--out", help="Folder of the site; replaced as a whole.")]
 Workers = Annotated[
     int | None, typer.Option(min=0, help="Worker processes; 0 runs in this one. Default: one per core, or per GPU.")
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ..., or auto: the GPU where there is one.")]
+
+Criteria = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Only this criterion, a name or the path of a plugin file, also one that the suite does not list; may be "
+        "repeated."
+    ),
+]
 
 EXIT_FAILED_JOBS = 1
 EXIT_ERROR = 2
@@ -69,7 +79,7 @@ def _fail(message: str) -> NoReturn:
 def run(
     suite: Annotated[str, typer.Argument(help="Name of a suite, or path of a suite file (.toml).")],
     model: Annotated[list[str] | None, typer.Option(help="Only this model; may be repeated.")] = None,
-    criterion: Annotated[list[str] | None, typer.Option(help="Only this criterion; may be repeated.")] = None,
+    criterion: Criteria = None,
     device: Device = "auto",
     workers: Workers = None,
     threads: Annotated[
@@ -116,9 +126,11 @@ def run(
     if tuned:
         from pruneboard.benchmark.cli.tuning import run_tuned
 
-        jobs: Sequence[Job] = run_tuned(loaded, [out, Path("results")], model or (), criterion or ())
+        source = load_suite(suite_path(suite).with_name(f"{loaded.tuned_on}.toml")) if loaded.tuned_on else loaded
+        jobs: Sequence[Job] = run_tuned(loaded, source, [out, Path("results")], model or (), criterion or ())
     else:
-        jobs = expand(loaded, models=model or (), criteria=criterion or ())
+        loaded, names = with_criteria(loaded, criterion or ())
+        jobs = expand(loaded, models=model or (), criteria=names)
 
     from pruneboard.benchmark.cli._quantities import parse_bytes, parse_seconds
     from pruneboard.benchmark.cli.running import RunOptions, dry_run, run_jobs
@@ -149,7 +161,9 @@ def run(
 
 @app.command()
 def tune(
-    criterion: Annotated[list[str], typer.Argument(help="Criteria to tune, by the names of their classes.")],
+    criterion: Annotated[
+        list[str], typer.Argument(help="Criteria to tune, by the names of their classes or the paths of plugin files.")
+    ],
     suite: Annotated[str, typer.Option(help="Name of a suite, or path of a suite file (.toml).")],
     model: Annotated[list[str] | None, typer.Option(help="Only this model; may be repeated.")] = None,
     granularity: Annotated[list[str] | None, typer.Option(help="Only this kind of unit; may be repeated.")] = None,
@@ -176,12 +190,13 @@ def tune(
     """
     loaded = load_suite(suite_path(suite))
 
+    from pruneboard.benchmark import plugins
     from pruneboard.benchmark.cli import tuning
     from pruneboard.benchmark.cli.running import RunOptions
     from pruneboard.benchmark.tune import Budget, Draws
 
     options = tuning.TuneOptions(
-        criteria=criterion,
+        criteria=plugins.resolve_criteria(criterion),
         models=model or (),
         granularities=granularity or (),
         budget=Budget(n_trials=trials, sampler=sampler, draws=Draws(draws, images, seed)),
@@ -211,7 +226,9 @@ def list_(
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="A criterion, model or suite.")]) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="A criterion, model or suite, or the path of a plugin or suite file.")],
+) -> None:
     """Show everything known about a criterion, model or suite."""
     from pruneboard.benchmark.cli import listing
 
@@ -223,16 +240,151 @@ def table(
     suite: Annotated[str, typer.Argument(help="Name of a suite, or path of a suite file (.toml).")],
     runs: Runs = Path("runs"),
     results: Results = Path("results"),
+    local: Local = False,
     publish: Annotated[
         bool, typer.Option("--publish", help="Write the run folder's rows to the published tables.")
     ] = False,
 ) -> None:
-    """Show the leaderboard of a suite: from the run folder where it has rows of the suite, else as published."""
+    """Show the leaderboard of a suite: published rows, and those of the run folder beside them."""
     from pruneboard.benchmark.cli import tables
 
-    tables.print_table(suite, runs, results)
+    tables.print_table(suite, runs, None if local else results)
     if publish:
+        from pruneboard.benchmark.cli.cataloguing import publish_catalogue
+
         tables.publish(suite, runs, results)
+        typer.echo(str(publish_catalogue(results)))
+
+
+@app.command()
+def claims(
+    claim: Annotated[str | None, typer.Argument(help="Only this claim, network by network. Default: all.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", help="Use this run folder's rows in place of published ones.")
+    ] = None,
+    results: Results = Path("results"),
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Write claims.csv and claims.networks.csv to the published tables.")
+    ] = False,
+) -> None:
+    """Say of each claim of the papers whether the rows support it, by how much, and how sure that is."""
+    if publish and (runs is not None or claim is not None):
+        raise PruneboardError(
+            "`--publish` must be of all claims and published rows, so neither CLAIM nor `--runs` goes with it; leave "
+            "them out."
+        )
+    from pruneboard.benchmark.cli import claiming
+
+    outcomes = claiming.print_claims(runs, results, claim)
+    if publish:
+        claiming.publish_claims(outcomes, results)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the criterion, lower_snake.")],
+    kind: Annotated[
+        Literal["images", "weights", "function"],
+        typer.Option(
+            help="What it scores by: values at each position of activations, weights, or a function of yours."
+        ),
+    ] = "images",
+    package: Annotated[
+        bool, typer.Option("--package", help="Write a pip package of its own, in a new folder.")
+    ] = False,
+    folder: Annotated[
+        Path, typer.Option(help="Where to; in a checkout of pruneboard the files go to criteria/ and tests/.")
+    ] = Path(),
+) -> None:
+    """Write a working criterion with comments and a test, to be changed step by step."""
+    from pruneboard.benchmark.cli import checking
+
+    checking.write_new(name, kind, folder, package=package)
+
+
+@app.command()
+def check(
+    criterion: Annotated[list[str], typer.Argument(help="Names of criteria, or paths of plugin files.")],
+) -> None:
+    """Check that criteria keep their contract, on tiny networks of every family; exit status 1 when one does not.
+
+    What is checked: names, shapes and types of scores, finite values, seeds, `needs`, permutation of units, positive
+    factors, batches, that network, images and process are left alone, CPU and GPU, time and memory.
+    """
+    from pruneboard.benchmark.cli import checking
+
+    if not checking.check(criterion):
+        sys.exit(EXIT_FAILED_JOBS)
+
+
+@app.command()
+def submit(
+    criterion: Annotated[list[str], typer.Argument(help="Names of criteria, or paths of plugin files.")],
+    suite: Annotated[str, typer.Option(help="Suite that comes with pruneboard.")] = "digits",
+    author: Annotated[str | None, typer.Option(help="Who hands it in. Default: the user of git.")] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Licence of the criterion's code (SPDX). Default: that of its package.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Where others get the code. Default: what its package says.")] = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    out: Out = Path("runs"),
+    results: Results = Path("results"),
+    pull_request: Annotated[
+        bool, typer.Option("--pull-request", help="Open the pull request with `gh`, rather than say how.")
+    ] = False,
+) -> None:
+    """Hand in a criterion: check it, run or reuse the suite's jobs, write tables and card, validate them.
+
+    Exit status 0 when all of it is written and valid, 1 when a check, a job or a rule failed. Nothing is written to the
+    results folder unless it is valid; finished jobs are kept, and the same command continues.
+    """
+    from pruneboard.benchmark.cli import submitting
+    from pruneboard.benchmark.cli.running import RunOptions
+
+    options = submitting.SubmitOptions(
+        criteria=criterion,
+        suite=suite,
+        author=author,
+        licence=licence,
+        url=url,
+        results=results,
+        pull_request=pull_request,
+        run=RunOptions(device=device, n_workers=workers, out=out, fresh=False),
+    )
+    outcome = submitting.submit(options)
+    if outcome.interrupted:
+        sys.exit(EXIT_INTERRUPTED)
+    if not outcome.done:
+        sys.exit(EXIT_FAILED_JOBS)
+
+
+@app.command()
+def validate(
+    path: Annotated[
+        Path, typer.Argument(help="Results folder, the folder of a suite in it, or one table or card.")
+    ] = Path("results"),
+    rerun: Annotated[int, typer.Option(min=0, help="Run this many jobs again, chosen at random, and compare.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of their choice.")] = 0,
+    device: Device = "auto",
+    workers: Workers = None,
+    derive: Annotated[
+        bool, typer.Option("--derive", help="First write rankings and comparisons anew from the rows.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="File to write what was found to, as JSON.")] = None,
+) -> None:
+    """Derive everything that published results claim again from their rows; exit status 1 when something is not so.
+
+    Jobs that are run again must give equal numbers on the same device, with the same release of PyTorch and number of
+    threads; elsewhere A_PR within 0.01 and each accuracy within 0.05.
+    """
+    from pruneboard.benchmark.cli import validating
+
+    options = validating.ValidationOptions(
+        path=path, rerun=rerun, seed=seed, device=device, workers=workers, derive=derive, report=report
+    )
+    if not validating.validate(options):
+        sys.exit(EXIT_FAILED_JOBS)
 
 
 @app.command()
@@ -301,7 +453,9 @@ def train(
 @app.command()
 def prune(
     model: Annotated[str, typer.Argument(help="Name of a model.")],
-    criterion: Annotated[str, typer.Option(help="Criterion that decides which units go.")],
+    criterion: Annotated[
+        str, typer.Option(help="Criterion that decides which units go: a name, or the path of a plugin file with one.")
+    ],
     rate: Annotated[float, typer.Option(help="Fraction of units to remove, in [0, 1).")],
     out: Annotated[Path, typer.Option(help="Weights file to write (.safetensors); a Python module is put beside it.")],
     granularity: Annotated[
@@ -348,7 +502,7 @@ def prune(
 def speed(
     suite: Annotated[str, typer.Argument(help="Name of a suite, or path of a suite file (.toml).")],
     model: Annotated[list[str] | None, typer.Option(help="Only this model; may be repeated.")] = None,
-    criterion: Annotated[list[str] | None, typer.Option(help="Only this criterion; may be repeated.")] = None,
+    criterion: Criteria = None,
     rate: Annotated[
         list[float] | None, typer.Option(help="Rate to measure; may be repeated. Default: 0, 0.25, 0.5, 0.75 and 0.9.")
     ] = None,
@@ -364,13 +518,13 @@ def speed(
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is already measured.")] = False,
 ) -> None:
     """Measure the latency of physically pruned networks, in turns with the unpruned ones; finished rows are kept."""
-    loaded = load_suite(suite_path(suite))
+    loaded, names = with_criteria(load_suite(suite_path(suite)), criterion or ())
 
     from pruneboard.benchmark.cli import measuring
 
     options = measuring.SpeedOptions(
         models=model or (),
-        criteria=criterion or (),
+        criteria=names,
         rates=rate or (),
         form="coupled" if coupled else "exact",
         batch_size=batch_size,
@@ -390,37 +544,34 @@ def speed(
 
 @site.command()
 def build(
-    runs: Annotated[
-        Path | None, typer.Option("--runs", help="Show this run folder's rows in place of published ones.")
-    ] = None,
-    results: Results = Path("results"),
-    out: Annotated[Path, typer.Option("--out", help="Folder of the site; replaced as a whole.")] = Path("_site"),
+    runs: SiteRuns = None, results: Results = Path("results"), out: SiteOut = Path("_site"), local: Local = False
 ) -> None:
     """Build the static site from result tables."""
     from pruneboard.benchmark.cli import tables
 
-    typer.echo(str(tables.build(runs, results, out)))
+    typer.echo(str(tables.build(runs, results, out, local=local)))
 
 
 @site.command()
 def serve(
-    folder: Annotated[Path, typer.Option("--folder", help="Folder of the built site.")] = Path("_site"),
+    runs: SiteRuns = None,
+    results: Results = Path("results"),
+    out: SiteOut = Path("_site"),
+    local: Local = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 picks a free one.")] = 8000,
+    watch: Annotated[
+        bool, typer.Option("--watch/--no-watch", help="Build again when a table or a template changes.")
+    ] = True,
 ) -> None:
-    """Serve the built site on this machine until Ctrl-C."""
-    import http.server
+    """Build the site and serve it on this machine until Ctrl-C; open pages show each new build by themselves."""
+    from pruneboard.benchmark.cli import serving
 
-    if not (folder / "index.html").is_file():
-        raise PruneboardError(f"`--folder` must hold a built site, but `{folder}` has no index.html; build it first.")
-    handler: Callable[..., http.server.SimpleHTTPRequestHandler] = functools.partial(
-        http.server.SimpleHTTPRequestHandler, directory=os.fspath(folder)
-    )
-    try:
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
-    except OSError as error:
-        raise PruneboardError(f"`--port` must be free, but {port} is not: {error.strerror}; choose another.") from error
-    typer.echo(f"http://127.0.0.1:{server.server_port}/ (Ctrl-C to stop)")
-    try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        server.server_close()
+    serving.serve(serving.SiteOptions(runs=runs, results=results, out=out, local=local), port, watch=watch)
+
+
+@site.command()
+def catalogue(results: Results = Path("results")) -> None:
+    """Write what registered criteria, networks and data sets say of themselves, for the site's pages."""
+    from pruneboard.benchmark.cli.cataloguing import publish_catalogue
+
+    typer.echo(str(publish_catalogue(results)))

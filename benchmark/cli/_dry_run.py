@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from pruneboard.benchmark.cli._console import print_whole
 from pruneboard.benchmark.cli._estimates import Kind, kind_of
 from pruneboard.benchmark.cli._quantities import format_seconds
 from pruneboard.benchmark.schema import Job
@@ -32,7 +33,7 @@ def print_dry_run(
         each, n_left = past.get(kind), n_todo[kind]
         together = "" if not n_left else format_seconds(None if each is None else n_left * each)
         table.add_row(*kind, str(n_jobs - n_left), str(n_left), format_seconds(each), together)
-    console.print(table)
+    print_whole(console, table)
     known = sum(n * past[kind] for kind, n in n_todo.items() if kind in past)
     n_unknown = sum(n for kind, n in n_todo.items() if kind not in past)
     n_left = n_todo.total()

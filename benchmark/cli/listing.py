@@ -3,6 +3,7 @@
 import inspect
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 from pruneboard.benchmark import plugins
 from pruneboard.benchmark.api import Criterion, Model, Recipe, Weights
@@ -10,6 +11,7 @@ from pruneboard.benchmark.assets import recorded_facts
 from pruneboard.benchmark.cli._console import make_console
 from pruneboard.benchmark.cli.suite_listing import make_table, print_facts, print_suite
 from pruneboard.benchmark.data import datasets
+from pruneboard.benchmark.discovery import is_path
 from pruneboard.benchmark.registry import unknown_name
 from pruneboard.benchmark.suites import load_suite, suite_names, suite_path
 
@@ -18,10 +20,13 @@ def print_list(kind: str) -> None:
     """Print the registered criteria, models or data sets."""
     match kind:
         case "criteria":
-            table = make_table("criterion", "family", "needs", "parameters", "what it scores by")
+            table = make_table("criterion", "family", "needs", "tunable", "preset of", "from")
             for name in plugins.criteria().names():
                 criterion = plugins.criteria().get(name)
-                table.add_row(name, criterion.family, criterion.needs, _parameters(criterion), _first_line(criterion))
+                tunable = "yes" if type(criterion).search_space is not Criterion.search_space else "no"
+                preset_of = "" if criterion.name == name else criterion.name
+                origin = plugins.criteria().origin(name)
+                table.add_row(name, criterion.family, criterion.needs, tunable, preset_of, origin)
         case "models":
             table = make_table("model", "family", "granularities", "trained here", "what it is")
             for name in plugins.models().names():
@@ -33,6 +38,8 @@ def print_list(kind: str) -> None:
             for info in datasets():
                 table.add_row(info.name, info.where, info.title)
     make_console().print(table)
+    if kind == "criteria":
+        make_console().print("`pruneboard show CRITERION` says what it scores by, its parameters and its source.")
 
 
 def print_details(name: str) -> None:
@@ -41,7 +48,10 @@ def print_details(name: str) -> None:
     Raises:
         UnknownNameError: there is none.
     """
-    if name in plugins.criteria().names():
+    if is_path(name) and not name.endswith(".toml"):
+        for found in plugins.criteria_of_file(Path(name)):
+            _print_criterion(found, plugins.criteria().get(found))
+    elif name in plugins.criteria().names():
         _print_criterion(name, plugins.criteria().get(name))
     elif name in plugins.models().names():
         _print_model(plugins.models().get(name))
@@ -62,6 +72,7 @@ def _print_criterion(name: str, criterion: Criterion) -> None:
         "parameters": _parameters(criterion),
         "tuning": _tuning(criterion),
         "deterministic": "yes" if criterion.deterministic else "no",
+        "from": plugins.criteria().origin(name),
         "code": f"{type(criterion).__module__}, sha256 {plugins.criterion_digest(type(criterion))}",
     }
     print_facts(facts, inspect.getdoc(type(criterion)) or "")
@@ -136,7 +147,3 @@ def _made(model: Model) -> str:
 
 def _parameters(criterion: Criterion) -> str:
     return ", ".join(f"{k}={json.dumps(v)}" for k, v in plugins.criterion_parameters(criterion).items()) or "none"
-
-
-def _first_line(criterion: Criterion) -> str:
-    return (inspect.getdoc(type(criterion)) or "").partition("\n")[0]

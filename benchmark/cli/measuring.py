@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import nn
 
 from pruneboard.benchmark import provenance
-from pruneboard.benchmark.cli._console import make_console
+from pruneboard.benchmark.cli._console import make_console, print_whole
 from pruneboard.benchmark.cli.running import make_plugins_ready
 from pruneboard.benchmark.cli.suite_listing import make_table
 from pruneboard.benchmark.errors import ModelError, SuiteError, Unsupported
@@ -232,7 +232,7 @@ def _print_table(rows: Sequence[Speed], form: Form, path: Path, console: Console
         )
     # One machine only: a meter takes no other rows for its own.
     console.print(f"{form.capitalize()} form, measured on {rows[0].hardware}:")
-    console.print(table)
+    print_whole(console, table)
     console.print(f"Rows are in {path}.", soft_wrap=True)
 
 

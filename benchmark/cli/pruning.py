@@ -12,7 +12,8 @@ from pruneboard.benchmark import plugins
 from pruneboard.benchmark.cli._console import make_console
 from pruneboard.benchmark.cli.running import make_plugins_ready
 from pruneboard.benchmark.cli.suite_listing import make_table
-from pruneboard.benchmark.errors import ModelError, SuiteError
+from pruneboard.benchmark.discovery import FILES_VARIABLE
+from pruneboard.benchmark.errors import ModelError, PluginError, SuiteError
 from pruneboard.benchmark.physical import (
     Facts,
     Form,
@@ -27,10 +28,9 @@ from pruneboard.benchmark.physical import (
     write,
 )
 from pruneboard.benchmark.provenance import resolve_device
-from pruneboard.benchmark.ranking import n_removed
 from pruneboard.benchmark.registry import unknown_name
 from pruneboard.benchmark.runner import Workbench
-from pruneboard.benchmark.schema import GRANULARITIES, Granularity, Job, Suite
+from pruneboard.benchmark.schema import GRANULARITIES, Granularity, Job, Suite, n_removed
 from pruneboard.benchmark.suites import load_suite, suite_names, suite_path
 
 
@@ -105,14 +105,25 @@ def job_of(options: PruneOptions) -> Job:
         SuiteError: no suite lists the model, or the suite does not; the seed is negative.
         ModelError: the model has not this granularity, or several and none is named.
     """
-    plugins.criteria().get(options.criterion)
+    criterion = _criterion_of(options.criterion)
     known = plugins.models().get(options.model).granularities
     suite = _suite_of(options.model, options.suite)
     seed = suite.seeds[0] if options.seed is None else options.seed
     if seed < 0:
         raise SuiteError(f"`--seed` must be a whole number from 0, got {seed}.")
     granularity = _granularity_of(options, known)
-    return Job(suite=suite, model=options.model, granularity=granularity, criterion=options.criterion, seed=seed)
+    return Job(suite=suite, model=options.model, granularity=granularity, criterion=criterion, seed=seed)
+
+
+def _criterion_of(given: str) -> str:
+    names = plugins.resolve_criteria([given])
+    if len(names) > 1:
+        raise PluginError(
+            f"`--criterion` must be one criterion, but `{given}` defines {', '.join(names)}; name the file in "
+            f"`${FILES_VARIABLE}`, and one of these here."
+        )
+    plugins.criteria().get(names[0])
+    return names[0]
 
 
 def _suite_of(model: str, name: str | None) -> Suite:

@@ -99,13 +99,14 @@ def _n_at_a_time(bench: Workbench, options: RunOptions) -> int:
     return max(1, len(local_devices(bench.device, options.n_workers, options.n_threads)))
 
 
-def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions) -> RunSummary:
+def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions, *, announce: bool = True) -> RunSummary:
     """Run the jobs of one suite that are not done yet.
 
     Args:
         name: how the user named the suite, for messages.
         jobs: jobs of that suite, at least one.
         options: how to run them.
+        announce: whether to say at the end where the rows are and what to do with them.
 
     Raises:
         PruneboardError: bad input, found before any job starts, or a run that cannot go on.
@@ -135,7 +136,8 @@ def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions) -> RunSummary:
     except KeyboardInterrupt as end:
         console.print("Stopped before the first job; the same command continues.")
         return RunSummary(interrupted=True, terminated=isinstance(end, Terminated))
-    _print_summary(summary, name, options, console)
+    if announce:
+        _print_summary(summary, name, options, console)
     return summary
 
 

@@ -33,6 +33,11 @@ def print_suite(suite: Suite) -> None:
         "rates": ", ".join(f"{rate:g}" for rate in suite.rates),
         "shots": ", ".join(map(str, suite.shots)),
         "seeds": ", ".join(map(str, suite.seeds)),
+        **(
+            {"tuned on": f"{suite.tuned_on}, whose studies choose the parameters of `--tuned`"}
+            if suite.tuned_on
+            else {}
+        ),
         "jobs": str(len(expand(suite))),
         "digest": suite.digest,
     }

@@ -6,16 +6,21 @@ from pathlib import Path
 import pandas as pd
 from rich.text import Text
 
+from pruneboard.benchmark.catalogue import read_catalogue
 from pruneboard.benchmark.cli._console import make_console
+from pruneboard.benchmark.cli._sources import Sourced, read_sources
 from pruneboard.benchmark.cli.suite_listing import make_table
 from pruneboard.benchmark.errors import StoreError
+from pruneboard.benchmark.leaderboards import LeaderboardStore, leaderboard
 from pruneboard.benchmark.render import (
+    Extras,
     build_site,
     comparison_table,
     current_studies,
     terminal_table,
     tuning_table,
     view_tuning,
+    write_inventory,
 )
 from pruneboard.benchmark.schema import TUNED_SUFFIX, Suite
 from pruneboard.benchmark.speeds import Speed, SpeedStore, current_speeds
@@ -25,17 +30,20 @@ from pruneboard.benchmark.studies import Study, StudyStore
 from pruneboard.benchmark.suites import load_published, load_suite, suite_names, suite_path
 
 
-def print_table(name: str, runs: Path, results: Path) -> None:
-    """Print the leaderboard of a suite.
+def print_table(name: str, runs: Path, results: Path | None) -> None:
+    """Print the leaderboard of a suite, from a run folder and the published tables; None leaves these out.
 
     Raises:
         PruneboardError: there is no such suite, there are no rows of it, or a file is damaged.
     """
     console = make_console()
     suite = load_suite(suite_path(name))
-    rows, source = _rows(suite, runs, results)
-    console.print(Text(f"{suite.title}, {source}", style="bold"))
-    console.print(terminal_table(rows, suite, load_published(suite, suite_path(name))))
+    found = _read(suite, runs, results)
+    if found.rows.empty:
+        raise _no_rows(suite, [runs] if results is None else [runs, results])
+    n_jobs = found.rows["key"].nunique()
+    console.print(Text(f"{suite.title}: {n_jobs} job{'' if n_jobs == 1 else 's'}, {found.source}", style="bold"))
+    console.print(terminal_table(found.rows, suite, load_published(suite, suite_path(name))))
 
 
 def print_comparison(suite: Suite, runs: Path, studies: Sequence[Study]) -> None:
@@ -71,53 +79,96 @@ def publish(name: str, runs: Path, results: Path) -> None:
     rows = _of_grid(RunStore(runs).read(suite.name), suite)
     if rows.empty:
         raise _no_rows(suite, [runs])
-    store = ResultsStore(results)
-    paths = store.write(rows)
-    # Cells that were published before belong to the comparison as well.
-    comparison = comparison_table(_of_grid(store.read(suite.name), suite), load_published(suite, suite_path(name)))
-    if len(comparison):
-        paths.append(store.write_comparison(suite.name, comparison))
+    paths = ResultsStore(results).write(rows)
     studies = StudyStore(results)
-    studies.publish(current_studies(StudyStore(runs).read(suite.name), suite))
-    if all_studies := current_studies(studies.read(suite.name), suite):
-        lines = view_tuning(all_studies, _of_grid(store.read(suite.name), suite))
-        paths += [*map(studies.path, all_studies), *map(studies.trials_path, all_studies)]
-        paths.append(studies.write_comparison(suite.name, tuning_table(lines)))
+    paths += studies.publish(current_studies(StudyStore(runs).read(suite.name), suite))
+    paths += write_derived(suite, results, suite_path(name))
     for path in paths:
         make_console().print(str(path), soft_wrap=True)
 
 
-def build(runs: Path | None, results: Path, out: Path) -> Path:
+def write_derived(suite: Suite, results: Path, suite_file: Path | None = None) -> list[Path]:
+    """Write what is derived from the published rows of a suite, its ranking and comparisons, and return the files.
+
+    Args:
+        suite: the suite.
+        results: results folder.
+        suite_file: its file; None for that of a suite that comes with pruneboard.
+
+    Raises:
+        PruneboardError: the rows do not allow a ranking, or a file cannot be written.
+    """
+    store = ResultsStore(results)
+    # Cells that were published before belong to the ranking and the comparisons as well.
+    rows = _of_grid(store.read(suite.name), suite)
+    paths = [LeaderboardStore(results).write(suite.name, leaderboard(rows))]
+    comparison = comparison_table(rows, load_published(suite, suite_file or suite_path(suite.name)))
+    if len(comparison):
+        paths.append(store.write_comparison(suite.name, comparison))
+    studies = StudyStore(results)
+    if all_studies := current_studies(studies.read(suite.name), suite):
+        lines = view_tuning(all_studies, rows)
+        paths.append(studies.write_comparison(suite.name, tuning_table(lines)))
+    readme = results / "README.md"
+    if write_inventory(readme, [(suite, store.read(suite.name)) for suite in _all_suites()]):
+        paths.append(readme)
+    return paths
+
+
+def build(runs: Path | None, results: Path, out: Path, *, local: bool = False) -> Path:
     """Build the site, and return its front page.
+
+    Args:
+        runs: run folder whose rows stand beside the published ones.
+        results: folder of published tables.
+        out: folder of the site.
+        local: leave the published rows out.
 
     Raises:
         PruneboardError: a table is damaged, or the site cannot be written.
     """
-    suites = [load_suite(suite_path(name)) for name in suite_names()]
-    tables, sources = [], {}
-    for suite in suites:
-        rows, source = _rows_or_none(suite, runs, results)
-        tables.append(rows)
-        sources[suite.name] = source
-    filled = [table for table in tables if not table.empty] or tables[:1]
+    suites = _all_suites()
+    read = {suite.name: _read(suite, runs, None if local else results) for suite in suites}
+    rows = concatenate(found.rows for found in read.values())
     published = {suite.name: load_published(suite, suite_path(suite.name)) for suite in suites}
     page = build_site(
-        concatenate(filled),
+        rows,
         suites,
         out,
-        sources=sources,
-        published=published,
-        studies={suite.name: _studies(suite, runs, results, rows) for suite, rows in zip(suites, tables, strict=True)},
-        speeds={suite.name: _speeds(suite, runs, results) for suite in suites},
+        sources={name: found.source for name, found in read.items()},
+        extras=Extras(
+            published=published,
+            studies={suite.name: _studies(suite, runs, results, read[suite.name].rows) for suite in suites},
+            speeds={suite.name: _speeds(suite, runs, results) for suite in suites},
+            stale=concatenate(found.stale for found in read.values()),
+            catalogue=read_catalogue(results),
+        ),
     )
     found = set() if runs is None else set(RunStore(runs).suites())
-    for folder in sorted(found - sources.keys()):
+    for folder in sorted(found - read.keys()):
         make_console(stderr=True).print(
             f"note: rows of `{folder}` are not shown, because benchmark/suites/ has no file `{folder}.toml`."
         )
-    if all(table.empty for table in tables):
+    if rows.empty:
         make_console(stderr=True).print(f"note: there are no rows of any suite in `{results}`; the site is empty.")
     return page
+
+
+def rows_of_all_suites(runs: Path | None, results: Path) -> tuple[pd.DataFrame, list[Suite]]:
+    """Return the rows of all suites, each from the run folder where it has some, else as published, and the suites.
+
+    Raises:
+        PruneboardError: a file is damaged.
+    """
+    suites = _all_suites()
+    here = [_read(suite, runs, None).rows if runs is not None else pd.DataFrame() for suite in suites]
+    return concatenate(
+        rows if len(rows) else _read(suite, None, results).rows for suite, rows in zip(suites, here, strict=True)
+    ), suites
+
+
+def _all_suites() -> list[Suite]:
+    return [load_suite(suite_path(name)) for name in suite_names()]
 
 
 def _studies(suite: Suite, runs: Path | None, results: Path, rows: pd.DataFrame) -> list[Study]:
@@ -136,20 +187,12 @@ def _speeds(suite: Suite, runs: Path | None, results: Path) -> list[Speed]:
     return found or current_speeds(SpeedStore(results).read(suite.name), suite)
 
 
-def _rows(suite: Suite, runs: Path, results: Path) -> tuple[pd.DataFrame, str]:
-    rows, source = _rows_or_none(suite, runs, results)
-    if rows.empty:
-        raise _no_rows(suite, [runs, results])
-    return rows, source
-
-
-def _rows_or_none(suite: Suite, runs: Path | None, results: Path) -> tuple[pd.DataFrame, str]:
-    """Rows of the suite's grid: from the run folder where it has some, else the published ones."""
-    if runs is not None:
-        rows = _of_grid(RunStore(runs).read(suite.name), suite)
-        if not rows.empty:
-            return rows, "measured by this run"
-    return _of_grid(ResultsStore(results).read(suite.name), suite), "published in results/"
+def _read(suite: Suite, runs: Path | None, results: Path | None) -> Sourced:
+    """Read a suite's rows, and say on the error stream what is left out."""
+    found = read_sources(suite, runs, results)
+    for note in found.notes:
+        make_console(stderr=True).print(f"note: {note}")
+    return found
 
 
 def _of_grid(rows: pd.DataFrame, suite: Suite) -> pd.DataFrame:

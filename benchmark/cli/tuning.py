@@ -142,28 +142,33 @@ def tuned_jobs(suite: Suite, studies: Sequence[Study]) -> list[Job]:
     return jobs
 
 
-def run_tuned(suite: Suite, folders: Sequence[Path], models: Sequence[str], criteria: Sequence[str]) -> list[Job]:
+def run_tuned(
+    suite: Suite, source: Suite, folders: Sequence[Path], models: Sequence[str], criteria: Sequence[str]
+) -> list[Job]:
     """Return the jobs of tuned criteria that were chosen before: from the first folder that has studies of a cell.
 
     Args:
         suite: the suite.
+        source: the suite of the studies, most often the same.
         folders: run folder and results folder.
         models: only these networks; all when empty.
         criteria: only these criteria, by their untuned names; all when empty.
 
     Raises:
         UnknownNameError: there is no such model in the suite, or no such criterion.
+        SuiteError: the studies may have seen what this suite judges by.
         PruneboardError: no study of the suite has ended.
     """
     expand(suite, models=models)
+    _check_source(suite, source)
     for criterion in criteria:
         plugins.criteria().get(criterion)
     found: dict[str, Study] = {}
     for folder in reversed(folders):
-        for study in StudyStore(folder).read(suite.name):
+        for study in StudyStore(folder).read(source.name):
             wanted = (not models or study.model in models) and (not criteria or study.criterion in criteria)
             if wanted and study.tuned is not None:
-                if _is_current(suite, study):
+                if _is_current(source, study):
                     found[study.name] = study
                 else:
                     make_console(stderr=True).print(
@@ -173,10 +178,23 @@ def run_tuned(suite: Suite, folders: Sequence[Path], models: Sequence[str], crit
     if not jobs:
         places = " or ".join(f"`{folder}`" for folder in folders)
         raise PruneboardError(
-            f"`--tuned` must find parameters that were tuned, but there are none for suite `{suite.name}` in {places}; "
-            f"make them with `pruneboard tune CRITERION --suite {suite.name}`."
+            f"`--tuned` must find parameters that were tuned, but there are none for suite `{source.name}` in "
+            f"{places}; make them with `pruneboard tune CRITERION --suite {source.name}`."
         )
     return jobs
+
+
+def _check_source(suite: Suite, source: Suite) -> None:
+    """Studies validate on images that are no reference images of their own suite; they must be none of this one too."""
+    names = [model.name for model in suite.models]
+    same_data = all(suite.datasets_of(name) == source.datasets_of(name) for name in names)
+    same_split = suite.reference_split == source.reference_split
+    no_other_images = set(suite.seeds) <= set(source.seeds) and max(suite.shots) <= max(source.shots)
+    if not (same_data and same_split and no_other_images):
+        raise SuiteError(
+            f"`grid.tuned_on` must be a suite that draws from the same split of the same data sets, with at least the "
+            f"same seeds and as many shots, got `{source.name}` in suite `{suite.name}`; name another, or leave it out."
+        )
 
 
 def untuned_partner(suite: Suite, criterion: str) -> str:

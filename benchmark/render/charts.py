@@ -1,267 +1,213 @@
-"""Vega-Lite charts of a suite: accuracy against the rate of each network, and A_PR against the shots."""
+"""Vega-Lite specifications of every kind of chart; the page's script fills in data, names and colours.
 
-import dataclasses
-import json
-from collections.abc import Sequence
+A list of one name that begins with `@`, and a text of such a name, stand for what the script puts there: `["@names"]`
+for the names that are drawn in colour, `["@colours"]` and `["@dashes"]` for how, `@x` and `@y` for titles of axes, and
+so on.
+"""
+
+import functools
 from typing import Any
 
 import altair as alt
-import pandas as pd
-from markupsafe import Markup
 
-_Layers = alt.LayerChart | alt.FacetChart  # what altair says that its `layer` may return
-_FALLBACK_FAMILY = "other"
-_DIGITS = 6
-
-# One hue per family after Okabe and Ito's colour-blind-safe palette, told apart within the family by lightness and
-# dashes; the second tuple serves dark pages.
-_HUES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "control": (("#5f6368", "#8d9196", "#2f3337", "#a9adb2"), ("#c3c7cc", "#8f949a", "#eceef0", "#70757b")),
-    "weights": (("#0067a8", "#4b9fdd", "#003b66", "#7fb6e3"), ("#63b8f0", "#2f86c9", "#b9e0fa", "#4a7ba3")),
-    "activation": (("#a87400", "#d99a00", "#6b4a00", "#c7a24a"), ("#f0bd45", "#bd8a12", "#fbe0a0", "#a08040")),
-    "gradient": (("#c94f00", "#ef8344", "#843300", "#d97a5a"), ("#ff9152", "#d4661c", "#ffc6a3", "#b56a45")),
-    "attribution": (("#00805c", "#31b98f", "#004d38", "#6f9f3a"), ("#35cb9c", "#129a70", "#a4ecd3", "#9dc55f")),
-    _FALLBACK_FAMILY: (("#9b4a86", "#cc79a7", "#5f2751", "#b58ac0"), ("#e39dc9", "#b8679a", "#f5cfe4", "#9a78b5")),
-}
-_DASHES = ((1, 0), (6, 3), (2, 2), (9, 3, 2, 3))
+_DIMMED = "#8a929b"
+_HEAT = alt.Scale(scheme="teals", reverse=True, domain=["@least", "@most"])
+_SHARE = alt.Scale(scheme="oranges", domain=[0, 1])
 
 
-@dataclasses.dataclass(frozen=True)
-class Style:
-    """How one criterion is drawn on every page.
-
-    Attributes:
-        criterion: registered name.
-        family: its family if it has a hue of its own, else `other`.
-        light: colour on light pages.
-        dark: colour on dark pages.
-        dash: stroke and gap lengths.
-    """
-
-    criterion: str
-    family: str
-    light: str
-    dark: str
-    dash: tuple[int, ...]
+@functools.cache
+def chart_templates() -> dict[str, dict[str, Any]]:
+    """Return the specifications by kind: `curve`, `shots`, `cost`, `heat`, `layers` and `ranks`."""
+    return {
+        "curve": _template(_curve(), height=300),
+        "shots": _template(_shots(), height=300),
+        "cost": _template(_cost(), height=320),
+        "heat": _template(_heat(), height="@height"),
+        "layers": _template(_layers(), height="@height"),
+        "ranks": _template(_ranks(), height="@height"),
+    }
 
 
-@dataclasses.dataclass(frozen=True)
-class Chart:
-    """A chart with the numbers it shows.
-
-    Attributes:
-        name: identifier, unique on its page.
-        title: heading of the figure.
-        caption: sentences under the figure.
-        payload: JSON for the page's script, escaped so that it can stand in a script element.
-        head: column heads of the table of numbers.
-        body: a criterion and its values, in [0, 1] or None, for each line of that table.
-        table_caption: what the table of numbers shows.
-    """
-
-    name: str
-    title: str
-    caption: str
-    payload: Markup
-    head: tuple[str, ...]
-    body: tuple[tuple[str, tuple[float | None, ...]], ...]
-    table_caption: str
+def _template(chart: alt.LayerChart | alt.Chart, height: int | str) -> dict[str, Any]:
+    spec: dict[str, Any] = chart.properties(width="container", description="@description").to_dict()
+    spec.pop("config", None)
+    spec.pop("$schema", None)
+    return spec | {"height": height, "autosize": {"type": "fit-x", "contains": "padding"}}
 
 
-def family_class(family: str) -> str:
-    """Return the family whose hue a criterion takes."""
-    return family if family in _HUES else _FALLBACK_FAMILY
+def _data(name: str) -> alt.Chart:
+    return alt.Chart(alt.NamedData(name=name))
 
 
-def styles(rows: pd.DataFrame) -> tuple[Style, ...]:
-    """Give every criterion of a table its colour and dash, grouped by family and sorted by name within."""
-    pairs = rows[["criterion", "criterion_family"]].drop_duplicates("criterion").astype(str)
-    members: dict[str, list[str]] = {family: [] for family in _HUES}
-    for criterion, family in pairs.sort_values(["criterion", "criterion_family"]).itertuples(index=False):
-        members[family_class(family)].append(criterion)
-    answer: list[Style] = []
-    for family, names in members.items():
-        light, dark = _HUES[family]
-        for i, name in enumerate(names):
-            # Beyond one round of hues the dashes shift, so that sixteen members still differ.
-            dash = _DASHES[(i + i // len(light)) % len(_DASHES)]
-            answer.append(Style(name, family, light[i % len(light)], dark[i % len(dark)], dash))
-    return tuple(answer)
+def _colour() -> alt.Color:
+    scale = alt.Scale(domain=["@names"], range=["@colours"])
+    return alt.Color("name:N", sort=None, scale=scale, legend=_legend())
 
 
-def rate_chart(
-    points: pd.DataFrame, drawn: Sequence[Style], *, name: str, model: str, unpruned: float, shots: int
-) -> Chart:
-    """Draw the accuracy of one network against the rate.
-
-    Args:
-        points: `stats.curves` by criterion and shots, for this network and granularity.
-        drawn: styles of all criteria; those without points are left out.
-        name: identifier, unique on its page.
-        model: network.
-        unpruned: its accuracy at rate 0, in [0, 1].
-        shots: number of reference images per class that is shown first.
-    """
-    seen = _present(points, drawn)
-    selected = alt.param(name="shots", value=shots)
-    base = alt.Chart(alt.NamedData(name="points")).transform_filter("datum.shots === shots")
-    x = alt.X("rate:Q", title="units removed", axis=alt.Axis(format="%", tickCount=10))
-    chart = _layers(base, x, seen, points, "rate")
-    rule = (
-        alt.Chart(alt.NamedData(name="threshold"), name="threshold")
-        .mark_rule(strokeDash=[1, 3], color="#888888")
-        .encode(y=alt.Y("y:Q"))
-    )
-    spec = _spec(
-        alt.layer(rule, *chart).add_params(selected),
-        points,
-        ["shots", "rate"],
-        f"Top-1 accuracy of {model} against units removed",
-    )
-    spec["datasets"]["threshold"] = [{"y": round(0.95 * unpruned, _DIGITS)}]
-    table = points.loc[points["shots"] == shots]
-    rates = sorted(table["rate"].unique())
-    return Chart(
-        name=name,
-        title=model,
-        caption=f"Unpruned accuracy {100 * unpruned:.2f} %. The dotted line is 95 % of it, which Top-PR asks for.",
-        payload=embed_json({"spec": spec, "colours": _colours(seen), "file": f"{name}"}),
-        head=tuple(f"{100 * rate:g} %" for rate in rates),
-        body=_body(table, "rate", rates, seen),
-        table_caption=f"Top-1 accuracy of {model} in %, mean over seeds, at each rate, with {shots} images per class",
+def _legend() -> alt.Legend:
+    return alt.Legend(
+        title=None, orient="bottom", symbolType="stroke", symbolSize=260, symbolStrokeWidth=2.4, symbolOpacity=1
     )
 
 
-def shots_chart(points: pd.DataFrame, drawn: Sequence[Style], *, name: str) -> Chart:
-    """Draw A_PR against the number of reference images per class.
-
-    Args:
-        points: `stats.curves` by criterion along the axis `shots`, for one granularity.
-        drawn: styles of all criteria; those without points are left out.
-        name: identifier, unique on its page.
-    """
-    seen = _present(points, drawn)
-    shots = [int(value) for value in sorted(points["shots"].unique())]
-    scale = alt.Scale(type="log" if shots[0] > 0 else "symlog", nice=False)
-    axis = alt.Axis(values=shots, format="d", grid=False)
-    x = alt.X("shots:Q", title="reference images per class", scale=scale, axis=axis)
-    chart = _layers(alt.Chart(alt.NamedData(name="points")), x, seen, points, "shots")
-    return Chart(
-        name=name,
-        title="All networks",
-        caption="A_PR, mean over the networks above.",
-        payload=embed_json(
-            {
-                "spec": _spec(alt.layer(*chart), points, ["shots"], "A_PR against reference images per class"),
-                "colours": _colours(seen),
-                "file": name,
-            }
-        ),
-        head=tuple(map(str, shots)),
-        body=_body(points, "shots", shots, seen),
-        table_caption="A_PR in %, mean over networks and seeds, at each number of images per class",
-    )
-
-
-def embed_json(value: Any) -> Markup:
-    """Serialise a value so that it can stand inside a script element, whatever strings it holds."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
-
-
-def _layers(base: alt.Chart, x: alt.X, seen: Sequence[Style], points: pd.DataFrame, axis: str) -> list[alt.Chart]:
-    """Return bands (if there are intervals), lines and hover points, with a legend that highlights."""
-    names = [style.criterion for style in seen]
-    legend = alt.Legend(
-        title=None,
-        orient="bottom",
-        symbolType="stroke",
-        symbolSize=260,
-        symbolOpacity=1,
-        symbolStrokeWidth=2,
-        labelLimit=170,
+def _lines(x: alt.X, y: alt.Y, tooltip: list[alt.Tooltip]) -> list[alt.Chart]:
+    """Return dimmed lines for the context, bands and lines in colour, and points that answer to the pointer."""
+    dashes = alt.StrokeDash(
+        "name:N", sort=None, scale=alt.Scale(domain=["@names"], range=["@dashes"]), legend=_legend()
     )
     # Names of views and parameters are given because Altair counts unnamed ones through the process.
-    highlight = alt.selection_point(name="highlight", fields=["criterion"], bind="legend")
     hover = alt.selection_point(
-        name="hover", fields=["criterion", axis], nearest=True, on="pointerover", clear="pointerout", empty=False
+        name="hover", fields=["name", "x"], nearest=True, on="pointerover", clear="pointerout", empty=False
     )
-    y = alt.Y("mean:Q", title="top-1 accuracy" if axis == "rate" else "A_PR", axis=alt.Axis(format="%", tickCount=6))
-    y = y.scale(domain=[0, 1]) if axis == "rate" else y.scale(zero=False)
-    colour = alt.Color("criterion:N", sort=None, scale=alt.Scale(domain=names, range="category"), legend=legend)
-    dashes = alt.Scale(domain=names, range=[list(style.dash) for style in seen])
+    context = (
+        _data("context")
+        .mark_line(strokeWidth=1, color=_DIMMED, opacity=0.4, clip=True)
+        .encode(x=x, y=y, detail="name:N")
+        .properties(name="context")
+    )
+    bands = (
+        _data("drawn")
+        .mark_area(opacity=0.15, clip=True)
+        .encode(x=x, y=alt.Y("low:Q", title="@y"), y2="high:Q", color=_colour())
+        .properties(name="bands")
+    )
     lines = (
-        base.mark_line(strokeWidth=1.8, interpolate="linear")
-        .encode(
-            x=x,
-            y=y,
-            color=colour,
-            strokeDash=alt.StrokeDash("criterion:N", sort=None, scale=dashes, legend=legend),
-            opacity=alt.when(highlight).then(alt.value(1)).otherwise(alt.value(0.1)),
-        )
+        _data("drawn")
+        .mark_line(strokeWidth=2, clip=True)
+        .encode(x=x, y=y, color=_colour(), strokeDash=dashes)
         .properties(name="lines")
-        .add_params(highlight)
     )
-    tooltip = [
-        alt.Tooltip("criterion:N"),
-        alt.Tooltip(f"{axis}:Q", title="units removed", format=".0%")
-        if axis == "rate"
-        else alt.Tooltip("shots:Q", title="images per class"),
-        alt.Tooltip("mean:Q", title="accuracy" if axis == "rate" else "A_PR", format=".2%"),
-        alt.Tooltip("low:Q", title="95 % interval from", format=".2%"),
-        alt.Tooltip("high:Q", title="to", format=".2%"),
-    ]
     dots = (
-        base.mark_point(filled=True, size=55)
-        .encode(
-            x=x,
-            y=y,
-            color=colour,
-            opacity=alt.when(hover).then(alt.value(1)).otherwise(alt.value(0)),
-            tooltip=tooltip if points["low"].notna().any() else tooltip[:3],
-        )
+        _data("all")
+        .mark_point(filled=True, size=50, clip=True, color=_DIMMED)
+        .encode(x=x, y=y, opacity=alt.when(hover).then(alt.value(1)).otherwise(alt.value(0)), tooltip=tooltip)
         .properties(name="dots")
         .add_params(hover)
     )
-    if not points["low"].notna().any():
-        return [lines, dots]
-    bands = (
-        base.mark_area(interpolate="linear", clip=True)
+    return [context, bands, lines, dots]
+
+
+def _tooltip(x: alt.Tooltip, y: str) -> list[alt.Tooltip]:
+    return [
+        alt.Tooltip("name:N", title="criterion"),
+        x,
+        alt.Tooltip("y:Q", title=y, format=".2%"),
+        alt.Tooltip("interval:N", title="95 % interval"),
+    ]
+
+
+def _curve() -> alt.LayerChart:
+    x = alt.X("x:Q", title="@x", axis=alt.Axis(format="%", tickCount=10), scale=alt.Scale(domain=[0, 1], nice=False))
+    y = alt.Y("y:Q", title="@y", axis=alt.Axis(format="%", tickCount=6), scale=alt.Scale(domain=["@bottom", 1]))
+    threshold = _data("threshold").mark_rule(strokeDash=[1, 3], color=_DIMMED).encode(y="y:Q")
+    tooltip = _tooltip(alt.Tooltip("rate:Q", title="units removed", format=".0%"), "top-1 accuracy")
+    tooltip[2:2] = [
+        alt.Tooltip("params:N", title="parameters left"),
+        alt.Tooltip("macs:N", title="MACs left"),
+    ]
+    return alt.layer(threshold.properties(name="threshold"), *_lines(x, y, tooltip))
+
+
+def _shots() -> alt.LayerChart:
+    axis = alt.Axis(values=["@ticks"], format="d", grid=False)
+    x = alt.X("x:Q", title="@x", scale=alt.Scale(type="symlog", nice=False), axis=axis)
+    y = alt.Y("y:Q", title="@y", axis=alt.Axis(format="%", tickCount=6), scale=alt.Scale(zero=False))
+    return alt.layer(*_lines(x, y, _tooltip(alt.Tooltip("x:Q", title="images per class"), "A_PR")))
+
+
+def _cost() -> alt.LayerChart:
+    x = alt.X("x:Q", title="@x", scale=alt.Scale(type="log", nice=False, padding=24), axis=alt.Axis(format="~g"))
+    y = alt.Y("y:Q", title="@y", axis=alt.Axis(format="%", tickCount=6), scale=alt.Scale(zero=False, padding=16))
+    tooltip = [
+        alt.Tooltip("name:N", title="criterion"),
+        alt.Tooltip("x:Q", title="seconds of scoring", format=".3~g"),
+        alt.Tooltip("y:Q", title="A_PR", format=".2%"),
+        alt.Tooltip("interval:N", title="95 % interval"),
+    ]
+    front = (
+        _data("front")
+        .mark_line(interpolate="step-after", color=_DIMMED, strokeDash=[3, 3], strokeWidth=1.2)
+        .encode(x=x, y=y)
+    )
+    dots = (
+        _data("all")
+        .mark_point(filled=True, size=80, opacity=1)
+        .encode(x=x, y=y, color=alt.Color("colour:N", scale=None), tooltip=tooltip)
+    )
+    labels = [
+        _data(side)
+        .mark_text(align=align, dx=dx, dy=-6, fontSize=11, color="@text")
+        .encode(x=x, y=y, text="name:N")
+        .properties(name=side)
+        for side, align, dx in (("right", "left", 8), ("left", "right", -8))
+    ]
+    return alt.layer(front.properties(name="front"), dots.properties(name="dots"), *labels)
+
+
+def _heat() -> alt.LayerChart:
+    x = alt.X("column:N", sort=None, title=None, axis=alt.Axis(orient="top", labelAngle=0, labelLimit=150, ticks=False))
+    y = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=190, ticks=False))
+    colour = alt.Color(
+        "behind:Q",
+        title="behind the best of the column",
+        scale=_HEAT,
+        legend=alt.Legend(format=".0%", orient="bottom", gradientLength=220, gradientThickness=10, titleLimit=320),
+    )
+    tooltip = [
+        alt.Tooltip("name:N", title="criterion"),
+        alt.Tooltip("column:N", title="network"),
+        alt.Tooltip("value:Q", title="A_PR", format=".2%"),
+        alt.Tooltip("behind:Q", title="behind the best", format=".2%"),
+    ]
+    cells = _data("all").mark_rect(stroke="@page", strokeWidth=1).encode(x=x, y=y, color=colour, tooltip=tooltip)
+    ink = alt.when("datum.dark").then(alt.value("#ffffff")).otherwise(alt.value("#10262b"))
+    numbers = _data("all").mark_text(fontSize=11).encode(x=x, y=y, text=alt.Text("value:Q", format=".1%"), color=ink)
+    return alt.layer(cells.properties(name="cells"), numbers.properties(name="numbers"))
+
+
+def _layers() -> alt.Chart:
+    x = alt.X("layer:N", sort=None, title="@x", axis=alt.Axis(labelAngle=-45, labelLimit=110, labelOverlap=True))
+    y = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=190, ticks=False))
+    colour = alt.Color(
+        "removed:Q",
+        title="units of the layer removed",
+        scale=_SHARE,
+        legend=alt.Legend(format=".0%", orient="bottom", gradientLength=220, gradientThickness=10, titleLimit=320),
+    )
+    tooltip = [
+        alt.Tooltip("name:N", title="criterion"),
+        alt.Tooltip("layer:N", title="layer"),
+        alt.Tooltip("units:Q", title="units"),
+        alt.Tooltip("removed:Q", title="removed", format=".0%"),
+    ]
+    return (
+        _data("all")
+        .mark_rect(stroke="@page", strokeWidth=0.5)
+        .encode(x=x, y=y, color=colour, tooltip=tooltip)
+        .properties(name="cells")
+    )
+
+
+def _ranks() -> alt.LayerChart:
+    x = alt.X("rank:Q", title="@x", scale=alt.Scale(zero=False, nice=True, padding=8), axis=alt.Axis(orient="top"))
+    order = alt.Scale(domain=["@order"])
+    y = alt.Y("name:N", sort=None, scale=order, title=None, axis=alt.Axis(labelLimit=190, ticks=False))
+    cliques = (
+        _data("cliques")
+        .mark_rule(strokeWidth=5, strokeCap="round", opacity=0.55, color=_DIMMED)
+        .encode(x=alt.X("place:Q"), y=alt.Y("first:N", sort=None, scale=order), y2="last:N")
+    )
+    dots = (
+        _data("all")
+        .mark_point(filled=True, size=90, opacity=1)
         .encode(
             x=x,
-            y=alt.Y("low:Q"),
-            y2=alt.Y2("high:Q"),
-            color=colour,
-            opacity=alt.when(highlight).then(alt.value(0.14)).otherwise(alt.value(0)),
+            y=y,
+            color=alt.Color("colour:N", scale=None),
+            tooltip=[
+                alt.Tooltip("name:N", title="criterion"),
+                alt.Tooltip("rank:Q", title="mean rank", format=".2f"),
+            ],
         )
-        .properties(name="bands")
     )
-    return [bands, lines, dots]
-
-
-def _spec(chart: _Layers, points: pd.DataFrame, axes: list[str], description: str) -> dict[str, Any]:
-    spec: dict[str, Any] = chart.properties(width="container", height=300, description=description).to_dict()
-    spec.pop("config", None)
-    columns = ["criterion", *axes, "mean", "low", "high"]
-    numbers = points[columns].round(dict.fromkeys(("mean", "low", "high"), _DIGITS))
-    records = numbers.astype(object).where(numbers.notna(), None).to_dict("records")
-    spec["datasets"] = {"points": records}
-    return spec
-
-
-def _present(points: pd.DataFrame, drawn: Sequence[Style]) -> list[Style]:
-    names = set(points["criterion"])
-    return [style for style in drawn if style.criterion in names]
-
-
-def _colours(seen: Sequence[Style]) -> dict[str, list[str]]:
-    return {"light": [style.light for style in seen], "dark": [style.dark for style in seen]}
-
-
-def _body(
-    points: pd.DataFrame, axis: str, values: Sequence[float], seen: Sequence[Style]
-) -> tuple[tuple[str, tuple[float | None, ...]], ...]:
-    known = {(str(c), v): float(m) for c, v, m in points[["criterion", axis, "mean"]].itertuples(index=False)}
-    return tuple((s.criterion, tuple(known.get((s.criterion, value)) for value in values)) for s in seen)
+    return alt.layer(cliques.properties(name="cliques"), dots.properties(name="dots"))

@@ -1,76 +1,88 @@
 """Building the static leaderboard from tables: no torch, no network, no clock."""
 
 import dataclasses
-import functools
-import math
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
-import vl_convert
 
+from pruneboard.benchmark.catalogue import Catalogue
+from pruneboard.benchmark.claims import claim_table, evaluate_claims, load_claims, network_table
 from pruneboard.benchmark.errors import SiteError
-from pruneboard.benchmark.render.charts import Chart, Style, family_class, rate_chart, shots_chart, styles
+from pruneboard.benchmark.render.across import view_overall
+from pruneboard.benchmark.render.charts import chart_templates
+from pruneboard.benchmark.render.entries import view_criteria, view_models
+from pruneboard.benchmark.render.finder import finder_data
+from pruneboard.benchmark.render.folder import replaced
+from pruneboard.benchmark.render.history import view_history
+from pruneboard.benchmark.render.libraries import tables_script, vega_script
+from pruneboard.benchmark.render.links import slug
+from pruneboard.benchmark.render.payload import SectionData, embed_json, section_data
+from pruneboard.benchmark.render.protocols import view_protocols
+from pruneboard.benchmark.render.rowdata import ROW_COLUMNS, rows_script
 from pruneboard.benchmark.render.speed import view_speeds
-from pruneboard.benchmark.render.tuning import current_studies, view_tuning
-from pruneboard.benchmark.render.views import Estimate, Line, Section, SuiteView, view_suite, with_display_names
-from pruneboard.benchmark.schema import COLUMNS, PublishedPoint, Suite, display_name
+from pruneboard.benchmark.render.styles import Style, styles
+from pruneboard.benchmark.render.templates import make_environment
+from pruneboard.benchmark.render.tuning import TuningLine, current_studies, view_tuning
+from pruneboard.benchmark.render.views import SuiteView, view_suite, with_display_names
+from pruneboard.benchmark.schema import COLUMNS, PublishedPoint, Suite, digest
 from pruneboard.benchmark.speeds import Speed, current_speeds, write_speeds
-from pruneboard.benchmark.stats import curves
+from pruneboard.benchmark.stats import area_under_curve
 from pruneboard.benchmark.store import points_and_jobs
 from pruneboard.benchmark.studies import Study, write_trials
 
 _SITE = Path(__file__).resolve().parents[2] / "site"
-_MARKER = ".pruneboard-site"
-_MARKER_TEXT = "Made by `pruneboard site build`, which replaces this folder as a whole.\n"
 _ORDER = ["model", "granularity", "criterion", "seed", "shots", "rate", "key"]
 
 
-@dataclasses.dataclass(frozen=True)
-class _SectionCharts:
-    """A section's figures: one for each network, and one over the shots unless there is only one number of them."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What is known beside the rows, by suite where it is a mapping.
 
-    section: Section
-    by_rate: tuple[Chart, ...]
-    by_shots: Chart | None
+    Attributes:
+        published: what others published for cells of a suite.
+        studies: studies that tuned criteria; those of another version of a suite are left out.
+        speeds: measured speeds; those of another version of a suite are left out.
+        catalogue: what is registered.
+        stale: rows that the present version of a suite has left behind, which are listed and never ranked.
+    """
+
+    published: Mapping[str, Sequence[PublishedPoint]] = dataclasses.field(default_factory=dict)
+    studies: Mapping[str, Sequence[Study]] = dataclasses.field(default_factory=dict)
+    speeds: Mapping[str, Sequence[Speed]] = dataclasses.field(default_factory=dict)
+    catalogue: Catalogue = dataclasses.field(default_factory=Catalogue)
+    stale: pd.DataFrame | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Notes:
-    """What is said beside the rows of each suite: their source, what others published, what was tuned, how fast."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _SuitePage:
+    """One suite with all that its page needs."""
 
-    sources: Mapping[str, str]
-    published: Mapping[str, Sequence[PublishedPoint]]
-    studies: Mapping[str, Sequence[Study]]
-    speeds: Mapping[str, Sequence[Speed]]
+    view: SuiteView
+    rows: pd.DataFrame
+    data: Mapping[str, SectionData]
+    tuning: tuple[TuningLine, ...]
+    speeds: tuple[Speed, ...]
+    stale: pd.DataFrame
 
 
 def build_site(
-    rows: pd.DataFrame,
-    suites: Sequence[Suite],
-    out: Path,
-    *,
-    sources: Mapping[str, str],
-    published: Mapping[str, Sequence[PublishedPoint]] | None = None,
-    studies: Mapping[str, Sequence[Study]] | None = None,
-    speeds: Mapping[str, Sequence[Speed]] | None = None,
+    rows: pd.DataFrame, suites: Sequence[Suite], out: Path, *, sources: Mapping[str, str], extras: Extras | None = None
 ) -> Path:
     """Write the leaderboard of `suites` into the folder `out`, replacing an earlier one only when all of it is done.
 
     Equal input gives equal bytes, whatever the order of the rows.
 
     Args:
-        rows: a table with the columns of `schema.Row`.
+        rows: a table with the columns of `schema.Row`, and maybe a column `origin` that says where a row is from.
         suites: the suites to show, in this order; each gets a page, with or without rows.
         out: folder to write; it must not exist, be empty, or hold an earlier site.
         sources: for each suite that has rows, a sentence on where they come from.
-        published: for some suites, what others published for their cells.
-        studies: for some suites, the studies that tuned criteria; those of another version of a suite are left out.
-        speeds: for some suites, measured speeds; those of another version of a suite are left out.
+        extras: what is known beside the rows.
 
     Returns:
         The path of `index.html`.
@@ -80,22 +92,9 @@ def build_site(
         TableError: the rows do not allow the statistics.
     """
     _check_input(rows, suites, sources)
-    target = out.resolve()
-    _check_target(target, out)
     ordered = rows.sort_values(_ORDER, kind="stable", ignore_index=True)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise _unwritable(out, error) from error
-    try:
-        fresh = scratch / "site"
-        _write(fresh, ordered, suites, _Notes(sources, published or {}, studies or {}, speeds or {}))
-        _swap(fresh, target, scratch / "old")
-    except OSError as error:
-        raise _unwritable(out, error) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with replaced(out) as folder:
+        _write(folder, ordered, suites, sources, extras or Extras())
     return out / "index.html"
 
 
@@ -117,161 +116,179 @@ def _check_input(rows: pd.DataFrame, suites: Sequence[Suite], sources: Mapping[s
             raise SiteError(f"`sources` must say where the rows of each suite come from, but lacks `{name}`; add it.")
 
 
-def _check_target(target: Path, out: Path) -> None:
-    if target.exists() and not target.is_dir():
-        raise SiteError(f"the site must go into a folder, but `{out}` is a file; name another folder.")
-    if target.is_dir() and not (target / _MARKER).is_file() and any(target.iterdir()):
-        raise SiteError(
-            f"the site may only replace an empty folder or an earlier site, but `{out}` holds other files; "
-            "name another folder or empty it."
-        )
-
-
-def _unwritable(out: Path, error: OSError) -> SiteError:
-    return SiteError(f"the site's folder must be writable, but `{out}` is not: {error.strerror}; name another folder.")
-
-
-def _swap(fresh: Path, target: Path, old: Path) -> None:
-    """Put `fresh` in the place of `target`, which goes to `old`; if that fails, `target` is as before."""
-    if not target.exists():
-        fresh.rename(target)
-        return
-    target.rename(old)
-    try:
-        fresh.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
-
-
-def _write(folder: Path, rows: pd.DataFrame, suites: Sequence[Suite], notes: _Notes) -> None:
-    for name in ("assets", "suites", "data"):
+def _write(
+    folder: Path, rows: pd.DataFrame, suites: Sequence[Suite], sources: Mapping[str, str], extras: Extras
+) -> None:
+    vega = vega_script()
+    for name in ("assets", "suites", "criteria", "models", "data", "data/rows"):
         (folder / name).mkdir(parents=True)
-    (folder / _MARKER).write_text(_MARKER_TEXT, encoding="utf-8")
-    for asset in sorted((_SITE / "assets").iterdir()):
-        shutil.copyfile(asset, folder / "assets" / asset.name)
-    (folder / "assets" / "vega.js").write_text(_vega_bundle(), encoding="utf-8", newline="\n")
-    environment = _environment()
-    all_styles = styles(with_display_names(rows))
-    views: list[SuiteView] = []
-    for suite in suites:
-        part = rows.loc[rows["suite"] == suite.name]
-        shown = with_display_names(part)
-        view = view_suite(shown, suite, notes.sources.get(suite.name, ""), notes.published.get(suite.name, ()))
-        tuning = view_tuning(current_studies(notes.studies.get(suite.name, ()), suite), part)
-        for line in tuning:
-            write_trials(line.study, folder / "data" / line.download)
-        speeds = current_speeds(notes.speeds.get(suite.name, ()), suite)
-        if speeds:
-            write_speeds(speeds, folder / "data" / f"{suite.name}.speed.csv")
-        views.append(view)
-        if view.n_rows:
-            _write_tables(part, folder / "data", suite.name)
-        page = environment.get_template("suite.html").render(
-            view=view,
-            suites=suites,
-            figures=_figures(shown, view, all_styles),
-            tuning=tuning,
-            speeds=view_speeds(speeds),
-            root="../",
-        )
-        (folder / "suites" / f"{suite.name}.html").write_text(page, encoding="utf-8", newline="\n")
-    index = environment.get_template("index.html").render(views=views, suites=suites, root="")
-    (folder / "index.html").write_text(index, encoding="utf-8", newline="\n")
+    shown = with_display_names(rows)
+    drawn = styles(shown)
+    pages = [_suite_page(rows, shown, suite, sources.get(suite.name, ""), extras) for suite in suites]
+    # Suites with results come first.
+    pages.sort(key=lambda page: not page.view.n_rows)
+    write = _Writer(folder, make_environment(_SITE / "templates"), [page.view for page in pages], rows)
+    for page in pages:
+        _write_data(page, folder / "data")
+        _write_suite(page, write, drawn, extras)
+    _write_entries(shown, pages, write, extras)
+    _write_index(shown, pages, write, drawn)
+    _write_rest(shown, pages, write, extras)
+    _write_claims(rows, pages, write)
+    _write_assets(folder / "assets", vega.result())
 
 
-@functools.cache
-def _vega_bundle() -> str:
-    """Return Vega, Vega-Lite and vega-embed as one script that makes `vegaEmbed` known to the page."""
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-
-
-def _figures(rows: pd.DataFrame, view: SuiteView, drawn: Sequence[Style]) -> tuple[_SectionCharts, ...]:
-    figures: list[_SectionCharts] = []
-    if not view.sections:
-        return ()
-    by_rate = curves(rows, ("granularity", "model", "criterion", "shots"))
-    by_shots = curves(rows, ("granularity", "criterion"), axis="shots")
+def _suite_page(rows: pd.DataFrame, shown: pd.DataFrame, suite: Suite, source: str, extras: Extras) -> _SuitePage:
+    part, part_shown = rows.loc[rows["suite"] == suite.name], shown.loc[shown["suite"] == suite.name]
+    view = view_suite(part_shown, suite, source, extras.published.get(suite.name, ()))
+    ok = part_shown.loc[part_shown["status"] == "ok"]
+    data = {}
     for section in view.sections:
-        here = by_rate.loc[by_rate["granularity"] == section.granularity]
-        charts = tuple(
-            rate_chart(
-                here.loc[here["model"] == head.name],
-                drawn,
-                name=f"{view.suite.name}-{section.granularity}-{i}",
-                model=head.name,
-                unpruned=head.unpruned[0],
-                shots=view.default_shots,
-            )
-            for i, head in enumerate(section.models, start=1)
-        )
-        over_shots = None
-        if len(section.shots) > 1:
-            points = by_shots.loc[by_shots["granularity"] == section.granularity]
-            over_shots = shots_chart(points, drawn, name=f"{view.suite.name}-{section.granularity}-shots")
-        figures.append(_SectionCharts(section, charts, over_shots))
-    return tuple(figures)
-
-
-def _write_tables(rows: pd.DataFrame, folder: Path, suite: str) -> None:
-    for table, name in zip(points_and_jobs(rows), ("points", "jobs"), strict=True):
-        table.to_csv(folder / f"{suite}.{name}.csv", index=False, lineterminator="\n")
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_SITE / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        here = ok.loc[ok["granularity"] == section.granularity]
+        data[section.granularity] = section_data(here, area_under_curve(here), section, view.default_shots)
+    stale = shown.iloc[:0] if extras.stale is None else with_display_names(extras.stale)
+    return _SuitePage(
+        view=view,
+        rows=part,
+        data=data,
+        tuning=view_tuning(current_studies(extras.studies.get(suite.name, ()), suite), part),
+        speeds=tuple(current_speeds(extras.speeds.get(suite.name, ()), suite)),
+        stale=stale.loc[stale["suite"] == suite.name],
     )
-    environment.filters |= {
-        "percent": _percent,
-        "extent": _extent,
-        "family_class": family_class,
-        "display_name": display_name,
-    }
-    environment.globals["whiskers"] = _whiskers
-    return environment
 
 
-def _percent(fraction: float, n_decimals: int = 2) -> str:
-    return f"{100 * fraction:.{n_decimals}f}"
+class _Writer:
+    """Renders templates into the site's folder, with what all pages share."""
+
+    def __init__(
+        self, folder: Path, environment: jinja2.Environment, views: Sequence[SuiteView], rows: pd.DataFrame
+    ) -> None:
+        self._folder = folder
+        self._environment = environment
+        self._shared = {"views": views, "built": _built_from(rows)}
+
+    def __call__(self, template: str, path: str, **values: Any) -> None:
+        """Render `template` with `values` into the file `path`, relative to the site."""
+        root = "../" * path.count("/")
+        page = self._environment.get_template(template).render(**self._shared, root=root, here=path, **values)
+        self.text(path, page)
+
+    def text(self, path: str, content: str) -> None:
+        """Write a file, relative to the site."""
+        (self._folder / path).write_text(content, encoding="utf-8", newline="\n")
 
 
-def _extent(values: tuple[float, float]) -> str:
-    low, high = map(_percent, values)
-    return low if low == high else f"{low} to {high}"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Whisker:
-    """Positions in [0, 100] of an interval and its mean within a column."""
-
-    low: str
-    mean: str
-    high: str
-
-
-def _whiskers(lines: Sequence[Line]) -> dict[str, _Whisker]:
-    """Place the intervals of A_PR on a common scale, keyed by criterion."""
-    ends = [_ends(line.a_pr) for line in lines]
-    smallest, largest = min(low for low, _ in ends), max(high for _, high in ends)
-    span = largest - smallest
-    if not math.isfinite(span) or span <= 0:
-        span = 1.0
-
-    def place(value: float) -> str:
-        return f"{4 + 92 * (value - smallest) / span:.2f}"
-
+def _built_from(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return what every page says of all rows together: the latest date, the commits and versions."""
+    times = sorted(map(str, rows["time_utc"].dropna().unique()))
     return {
-        line.criterion: _Whisker(place(low), place(line.a_pr.mean), place(high))
-        for line, (low, high) in zip(lines, ends, strict=True)
+        "latest": times[-1][:10] if times else "",
+        "commits": sorted({str(commit)[:10] for commit in rows["commit"].dropna().unique() if commit}),
+        "versions": sorted(map(str, rows["pruneboard"].dropna().unique())),
+        "devices": sorted(map(str, rows["device"].dropna().unique())),
+        "n_rows": len(rows),
+        "n_jobs": int(rows["key"].nunique()),
+        "digest": digest(sorted(map(str, rows["key"].unique()))),
     }
 
 
-def _ends(estimate: Estimate) -> tuple[float, float]:
-    if estimate.low is None or estimate.high is None:
-        return estimate.mean, estimate.mean
-    return estimate.low, estimate.high
+def _write_suite(page: _SuitePage, write: _Writer, drawn: Sequence[Style], extras: Extras) -> None:
+    view = page.view
+    current = extras.catalogue.criteria
+    outdated = {
+        card.name: entry.version
+        for card in view.criteria
+        if (entry := current.get(card.name.removesuffix(" (tuned)"))) is not None and card.version != str(entry.version)
+    }
+    stale = page.stale.drop_duplicates("key").groupby(["criterion", "model", "granularity", "suite_version"], sort=True)
+    write(
+        "suite.html",
+        f"suites/{view.suite.name}.html",
+        view=view,
+        data=page.data,
+        embedded={
+            name: numbers.embedded(section, view.suite.name, drawn, view.default_shots)
+            for (name, numbers), section in zip(page.data.items(), view.sections, strict=True)
+        },
+        templates=embed_json(chart_templates()),
+        tuning=page.tuning,
+        speeds=view_speeds(page.speeds),
+        outdated=outdated,
+        stale=[(*map(str, keys), len(part)) for keys, part in stale],
+        datasets=extras.catalogue.datasets,
+    )
+
+
+def _write_entries(shown: pd.DataFrame, pages: Sequence[_SuitePage], write: _Writer, extras: Extras) -> None:
+    views = [page.view for page in pages]
+    criteria = view_criteria(views, extras.catalogue)
+    for criterion in criteria:
+        write("criterion.html", f"criteria/{criterion.slug}.html", page=criterion)
+    write("criteria.html", "criteria.html", criteria=criteria)
+    models = view_models(shown, views, extras.catalogue)
+    for model in models:
+        write("model.html", f"models/{model.slug}.html", page=model)
+    write("models.html", "models.html", models=models)
+
+
+def _write_index(shown: pd.DataFrame, pages: Sequence[_SuitePage], write: _Writer, drawn: Sequence[Style]) -> None:
+    tags = {line.criterion: line.needs for page in pages for section in page.view.sections for line in section.lines}
+    groups = finder_data(shown, [page.view.suite for page in pages], tags)
+    families = {style.criterion: style.family for style in drawn}
+    write(
+        "index.html",
+        "index.html",
+        finder=embed_json({"groups": groups, "families": families}),
+        n_groups=len(groups),
+        overall=view_overall(shown, [page.view for page in pages]),
+    )
+
+
+def _write_rest(shown: pd.DataFrame, pages: Sequence[_SuitePage], write: _Writer, extras: Extras) -> None:
+    everything = pd.concat([shown.assign(stale=False), *(page.stale.assign(stale=True) for page in pages)])
+    data = {(page.view.suite.name, name): numbers for page in pages for name, numbers in page.data.items()}
+    groups = view_protocols([page.view for page in pages], data)
+    shots = dict.fromkeys(key for group in groups for entry in group.curves["protocols"] for key in entry["shots"])
+    write(
+        "protocols.html",
+        "protocols.html",
+        groups=groups,
+        shots=list(shots),
+        embedded=[embed_json(group.curves) for group in groups],
+        templates=embed_json(chart_templates()),
+    )
+    write("history.html", "changes.html", changes=view_history(everything))
+    write("method.html", "method.html", datasets=extras.catalogue.datasets)
+    write("submit.html", "submit.html")
+    index: dict[str, dict[str, str]] = {}
+    for (suite, criterion), part in everything[list(ROW_COLUMNS)].groupby(["suite", "criterion"], sort=True):
+        file = f"{suite}.{slug(str(criterion))}"
+        index.setdefault(str(suite), {})[str(criterion)] = file
+        write.text(f"data/rows/{file}.js", rows_script(part, str(suite), str(criterion), file))
+    write("rows.html", "rows.html", files=embed_json(index))
+
+
+def _write_claims(rows: pd.DataFrame, pages: Sequence[_SuitePage], write: _Writer) -> None:
+    results = evaluate_claims(rows, [page.view.suite for page in pages], load_claims()) if len(rows) else ()
+    write("claims.html", "claims.html", claims=results)
+    for table, name in ((claim_table(results), "claims"), (network_table(results), "claims.networks")):
+        write.text(f"data/{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+
+
+def _write_data(page: _SuitePage, folder: Path) -> None:
+    suite = page.view.suite.name
+    for line in page.tuning:
+        write_trials(line.study, folder / line.download)
+    if page.speeds:
+        write_speeds(page.speeds, folder / f"{suite}.speed.csv")
+    if page.view.n_rows:
+        for table, name in zip(points_and_jobs(page.rows), ("points", "jobs"), strict=True):
+            table.to_csv(folder / f"{suite}.{name}.csv", index=False, lineterminator="\n")
+            table.to_parquet(folder / f"{suite}.{name}.parquet", index=False)
+
+
+def _write_assets(folder: Path, vega: str) -> None:
+    for asset in sorted((_SITE / "assets").iterdir()):
+        shutil.copyfile(asset, folder / asset.name)
+    for name, script in (("vega.js", vega), ("datatables.js", tables_script())):
+        (folder / name).write_text(script, encoding="utf-8", newline="\n")

@@ -5,22 +5,15 @@ from dataclasses import dataclass
 
 import pandas as pd
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from pruneboard.benchmark.render.views import (
-    ComparedCell,
-    Comparison,
-    Estimate,
-    Line,
-    Section,
-    view_suite,
-    with_display_names,
-)
+from pruneboard.benchmark.render.estimates import Estimate
+from pruneboard.benchmark.render.published import ComparedCell, Comparison
+from pruneboard.benchmark.render.views import Line, Section, view_suite, with_display_names
 from pruneboard.benchmark.schema import PublishedPoint, Suite
-
-_WIDE = 125
 
 
 def terminal_table(rows: pd.DataFrame, suite: Suite, published: Sequence[PublishedPoint] = ()) -> RenderableType:
@@ -80,12 +73,23 @@ def _published(cell: ComparedCell | None) -> str:
 
 @dataclass(frozen=True)
 class _Column:
-    """One column of a ranking: its header, what it says of a line, and whether only wide terminals show it."""
+    """One column of a ranking.
+
+    Attributes:
+        header: its head.
+        cell: what it says of a line.
+        rest: how well a narrow terminal does without it; columns with 0 are always there.
+        left: whether it is aligned to the left.
+    """
 
     header: str
     cell: Callable[[Line], str]
-    wide_only: bool = False
+    rest: int = 0
     left: bool = False
+
+    def width(self, lines: Sequence[Line]) -> int:
+        """Return the room that it takes, with the two spaces behind it."""
+        return 2 + max(map(cell_len, (self.header, *map(self.cell, lines))))
 
 
 @dataclass(frozen=True)
@@ -106,10 +110,8 @@ class _Ranking:
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )
-        columns = [c for c in _columns(section) if options.max_width >= _WIDE or not c.wide_only]
-        for column in columns:
-            # Where room is short a name is broken before a number is cut.
-            table.add_column(column.header, justify="left" if column.left else "right", no_wrap=not column.left)
+        for column in (columns := _fitting(section, options.max_width)):
+            table.add_column(column.header, justify="left" if column.left else "right", no_wrap=True)
         for line in section.lines:
             cells = (Text(column.cell(line)) for column in columns)
             table.add_row(*cells, style="dim" if line.rank is None else "")
@@ -121,24 +123,53 @@ class _Ranking:
         unranked = any(line.rank is None for line in self.section.lines)
         missing = " No rank: cells that others have are missing." if unranked else ""
         single = any(line.a_pr.high is None for line in self.section.lines)
-        one_seed = " One seed has no interval." if single else ""
-        return f"Accuracies in %; +-: 95 % interval over seeds.{one_seed}{by_shots}{missing}"
+        one_seed = " One seed has no interval, and tells nothing apart." if single else ""
+        ranks = (
+            " #: ranks it may have on these networks and images; those that share none are told apart "
+            "(paired t tests over seeds, Holm, 95 %)."
+        )
+        return f"Accuracies in %; +-: 95 % interval over seeds.{one_seed}{ranks}{by_shots}{missing}"
 
 
 def _columns(section: Section) -> list[_Column]:
     return [
-        _Column("#", lambda line: "-" if line.rank is None else str(line.rank)),
+        _Column("#", _ranks),
         _Column("criterion", lambda line: line.criterion, left=True),
-        _Column("needs", lambda line: line.needs, wide_only=True, left=True),
+        _Column("needs", lambda line: line.needs, rest=2, left=True),
         _Column("A_PR", lambda line: _percent(line.a_pr)),
         _Column("+-", lambda line: _half_width(line.a_pr, "{:.2f}", 100)),
-        *(_Column(str(shots), _at_shots(index)) for index, shots in enumerate(section.shots)),
-        _Column("AUC", lambda line: f"{line.auc.mean:.4f}", wide_only=True),
-        _Column("+-", lambda line: _half_width(line.auc, "{:.4f}", 1), wide_only=True),
+        *(
+            _Column(str(shots), _at_shots(i), rest=_rest(i, len(section.shots)))
+            for i, shots in enumerate(section.shots)
+        ),
+        _Column("AUC", lambda line: f"{line.auc.mean:.4f}", rest=2),
+        _Column("+-", lambda line: _half_width(line.auc, "{:.4f}", 1), rest=2),
         _Column("Top-PR", lambda line: f"{100 * line.top_pr.mean:.1f}"),
-        _Column("+-", lambda line: _half_width(line.top_pr, "{:.1f}", 100), wide_only=True),
-        _Column("seeds", lambda line: str(line.n_seeds), wide_only=True),
+        _Column("+-", lambda line: _half_width(line.top_pr, "{:.1f}", 100), rest=2),
+        _Column("wins", lambda line: "-" if line.win_rate is None else f"{100 * line.win_rate.mean:.0f}", rest=2),
+        _Column("seeds", lambda line: str(line.n_seeds), rest=2),
     ]
+
+
+def _rest(index: int, n_shots: int) -> int:
+    """The fewest and the most shots are shown wherever there is room for numbers at all."""
+    return 0 if index in (0, n_shots - 1) else 1
+
+
+def _fitting(section: Section, width: int) -> list[_Column]:
+    """Leave out columns, from the right, until no name and no number is cut."""
+    columns = _columns(section)
+    while 1 + sum(column.width(section.lines) for column in columns) > width and any(column.rest for column in columns):
+        most = max(column.rest for column in columns)
+        del columns[max(i for i, column in enumerate(columns) if column.rest == most)]
+    return columns
+
+
+def _ranks(line: Line) -> str:
+    if line.ranks is None:
+        return "-"
+    low, high = line.ranks
+    return str(low) if low == high else f"{low}-{high}"
 
 
 def _at_shots(index: int) -> Callable[[Line], str]:

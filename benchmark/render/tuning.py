@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from pruneboard.benchmark.render.views import Estimate, estimate
+from pruneboard.benchmark.render.estimates import Estimate, estimate
 from pruneboard.benchmark.schema import Suite
 from pruneboard.benchmark.stats import area_under_curve, compare_tuned
 from pruneboard.benchmark.studies import Study

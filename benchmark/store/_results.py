@@ -58,6 +58,18 @@ class ResultsStore:
                 paths.append(path)
         return paths
 
+    def criteria(self, suite: str) -> list[str]:
+        """Return the criteria that have a table of jobs in a suite, sorted."""
+        return sorted(path.name.removesuffix(".jobs.csv") for path in (self.folder / suite).glob("[!.]*.jobs.csv"))
+
+    def read_criterion(self, suite: str, criterion: str) -> pd.DataFrame:
+        """Read the rows of one criterion as its two tables have them, those that are there twice included.
+
+        Raises:
+            StoreError: a table is damaged, lacks its partner, or is of another schema version.
+        """
+        return self._read_pair(self.folder / suite / f"{criterion}.jobs.csv")
+
     def read(self, suite: str) -> pd.DataFrame:
         """Read all rows of a published suite, sorted.
 
@@ -67,14 +79,18 @@ class ResultsStore:
         files = sorted((self.folder / suite).glob("*.jobs.csv"))
         return in_order(concatenate(self._read_pair(path) for path in files))
 
+    def comparison_path(self, suite: str) -> Path:
+        """Return the file of a suite's comparison with what others published."""
+        # No criterion's name has a dot, so no table of a criterion has this name.
+        return self.folder / suite / "comparison.published.csv"
+
     def write_comparison(self, suite: str, comparison: pd.DataFrame) -> Path:
         """Write a suite's comparison with what others published to `SUITE/comparison.published.csv`; return the file.
 
         Raises:
             StoreError: the folder cannot be written.
         """
-        # No criterion's name has a dot, so no table of a criterion has this name.
-        path = self.folder / suite / "comparison.published.csv"
+        path = self.comparison_path(suite)
         with atomic_file(path) as temporary:
             comparison.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6f")
         return path
@@ -101,6 +117,9 @@ class ResultsStore:
                 raise StoreError(
                     f"a published table must have a column `key`, but `{path}` has none; publish it again."
                 )
+        repeated = jobs["key"].astype(str)[jobs["key"].astype(str).str[:KEY_DIGITS].duplicated()]
+        if len(repeated):
+            raise StoreError(f"a job must be there once, but `{jobs_path}` has `{repeated.iloc[0]}` twice; remove one.")
         jobs["short_key"] = jobs["key"].astype(str).str[:KEY_DIGITS]
         unknown = sorted(set(points["key"].astype(str)) - set(jobs["short_key"]))
         if unknown:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from pruneboard.benchmark.schema import COLUMNS, TUNED_SUFFIX, Column, Suite
+from pruneboard.benchmark.schema import COLUMNS, Column, Suite
 from pruneboard.benchmark.store._format import SCHEMA, STRINGS
 from pruneboard.benchmark.store._reading import Indices, Stack
 
@@ -93,15 +93,13 @@ def jobs_of(stack: Stack) -> pd.DataFrame:
 
 
 def in_grid(rows: pd.DataFrame, suite: Suite) -> "pd.Series[bool]":
-    """Tell which rows are of the present version of a suite, and of models, criteria and seeds that it has.
+    """Tell which rows are of the present version of a suite, and of models, granularities and seeds that it has.
 
-    Tuned criteria are in no suite's list, and neither need be the untuned ones that they are compared with.
+    Of which criterion they are does not matter: a suite lists what runs by default, and others are handed in.
     """
-    tuned = rows.loc[rows["tuning"] != "", "criterion"].unique()
     cells = {(model.name, granularity) for model in suite.models for granularity in model.granularities}
     return (
         (rows["suite_digest"] == suite.digest)
-        & rows["criterion"].isin([*suite.criteria, *tuned, *(name.removesuffix(TUNED_SUFFIX) for name in tuned)])
         & rows["seed"].isin(suite.seeds)
         & pd.Series(zip(rows["model"], rows["granularity"], strict=True), index=rows.index, dtype=object).isin(cells)
     )

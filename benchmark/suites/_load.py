@@ -39,9 +39,9 @@ _TABLES: Mapping[str, tuple[str, ...]] = {
     "data": ("datasets", "reference_split", "evaluation_split", "evaluation_per_class"),
     "task": ("classes", "argmax"),
     "protocol": ("name", "scope", "finetuning"),
-    "grid": ("rates", "shots", "seeds", "criteria"),
+    "grid": ("rates", "shots", "seeds", "criteria", "tuned_on"),
 }
-_OPTIONAL = ("task", "data.datasets", "data.evaluation_per_class", "protocol.finetuning")
+_OPTIONAL = ("task", "data.datasets", "data.evaluation_per_class", "protocol.finetuning", "grid.tuned_on")
 _FINETUNING: Mapping[str, tuple[type, str, Callable[[Any], bool]]] = {
     "images": (str, "`shots` or `train`", lambda value: value in ("shots", "train")),
     "optimiser": (str, "`sgd` or `adamw`", lambda value: value in ("sgd", "adamw")),
@@ -159,6 +159,7 @@ class _SuiteReader:
             criteria=self._names("grid.criteria", grid["criteria"], _NAME),
             models=self._models(self._document["models"], has_datasets=bool(datasets)),
             finetuning=self._finetuning(protocol),
+            tuned_on=self._name("grid.tuned_on", grid["tuned_on"], _NAME) if "tuned_on" in grid else "",
             task=self._task(self._document["task"]) if "task" in self._document else None,
             evaluation_per_class=self._per_class(data.get("evaluation_per_class")),
         )

@@ -61,6 +61,11 @@ def draw_images(suite: Suite, labels: Labels, draws: Draws) -> Images:
             f"a suite to tune on must measure accuracy on another split than it draws from, but `{suite.name}` uses "
             f"`{suite.reference_split}` for both, so that tuning would see what it is judged by; tune on another suite."
         )
+    if suite.tuned_on:
+        raise SuiteError(
+            f"a suite to tune on must have studies of its own, but `{suite.name}` takes its tuned parameters from "
+            f"`{suite.tuned_on}`; tune on that."
+        )
     if suite.protocol != "one_shot":
         raise SuiteError(
             f"a suite to tune on must prune at once, but `{suite.name}` has the protocol `{suite.protocol}`; tune on "

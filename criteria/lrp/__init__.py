@@ -95,6 +95,8 @@ class LRP(PooledCriterion):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         # Bach et al. 2015; with attention, AttnLRP's rule of the softmax.
         "lrp_epsilon": {},
+        # Hatefi et al. 2024 compare with it: the most negative relevance goes first, not what is nearest to zero.
+        "lrp_signed": {"absolute": "none"},
         # Yeom et al. 2019: alpha 1, beta 0 in every layer.
         "lrp_zplus": {**_everywhere("z_plus"), "softmax": "z_plus"},
         # What explains images of convolutional networks faithfully: Kohlbrenner et al. 2020, arXiv 1910.09840.

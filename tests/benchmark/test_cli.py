@@ -259,7 +259,7 @@ def test_list_and_show_know_everything(tmp_path):
     for kind, words in {
         "criteria": ["lrp_epsilon_plus", "magnitude_l2", "attribution", "needs"],
         "models": ["cifar_resnet56", "digits_vit", "neurons, heads"],
-        "suites": ["cifar10", "digits", "300"],
+        "suites": ["cifar10", "digits", "320"],
         "datasets": ["cifar10-lossless", "digits", "imagenette"],
     }.items():
         done = pruneboard_here("list", kind, cwd=tmp_path)
@@ -268,7 +268,7 @@ def test_list_and_show_know_everything(tmp_path):
     for name, words in {
         "taylor_logit": ['target="logit"', "arxiv.org/abs/1611.06440", "sha256"],
         "cifar_resnet20": ["BSD-2-Clause", "e69504a11fca90aff7e0c93356aca0dbf529359a8ecc096f8ce4c376b4c1825f"],
-        "digits": ["one_shot, global ranking", "300"],
+        "digits": ["one_shot, global ranking", "320"],
     }.items():
         done = pruneboard_here("show", name, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
@@ -277,7 +277,7 @@ def test_list_and_show_know_everything(tmp_path):
 
 def test_every_command_has_help(tmp_path):
     done = pruneboard_here("--help", cwd=tmp_path)
-    commands = ["run", "tune", "list", "show", "table", "train", "site"]
+    commands = ["run", "tune", "list", "show", "table", "claims", "train", "site"]
     assert all(command in done.stdout for command in commands)
     for command in [*([c] for c in commands), ["site", "build"], ["site", "serve"]]:
         done = pruneboard_here(*command, "--help", cwd=tmp_path)
@@ -310,9 +310,9 @@ def quick_moons(tmp_path, monkeypatch):
         "del toy_moons\n"
     )
     monkeypatch.setattr(pruneboard_models, "__path__", [*pruneboard_models.__path__, str(folder)])
-    plugins.models.cache_clear()
+    plugins._models.cache_clear()
     yield tmp_path
-    plugins.models.cache_clear()
+    plugins._models.cache_clear()
     sys.modules.pop("pruneboard.models.quick", None)
 
 

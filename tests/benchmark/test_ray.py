@@ -160,14 +160,15 @@ def test_the_job_of_a_killed_worker_is_run_again(cluster, second_node, tmp_path)
 @pytest.mark.slow
 def test_a_job_that_ends_its_own_process_or_takes_too_long_is_a_row_with_the_reason(cluster, second_node, tmp_path):
     write_suite(tmp_path, models=SMALL, criteria=["bad_killed", "bad_forks", "bad_slow", "bad_patches", "magnitude"])
-    limited = ("--time-limit", 5, *on(cluster))
+    # On a busy machine Ray takes seconds to tell that a process is gone.
+    limited = ("--time-limit", 20, *on(cluster))
     done = pruneboard("run", "small.toml", *limited, cwd=tmp_path, env={"PYTHONPATH": str(PLUGINS)})
     assert done.returncode == 1, done.stdout + done.stderr
     rows = rows_in(tmp_path / "runs").drop_duplicates("key").set_index("criterion")
     lost = "its worker process or node was lost 3 times while it ran; at last: The actor is dead because its worker"
     assert rows.loc["bad_killed", "reason"].startswith(lost)
     assert rows.loc["bad_forks", "reason"].startswith(lost)
-    assert rows.loc["bad_slow", "reason"].startswith("a job must end within the time limit of 5 s")
+    assert rows.loc["bad_slow", "reason"].startswith("a job must end within the time limit of 20 s")
     assert "now gives other logits" in rows.loc["bad_patches", "reason"]
     assert rows.loc["magnitude", "top1"] == rows["top1"].max() >= 0.97
     # Neither the time limit nor the death of its parent leaves a process that a plugin started.
@@ -193,9 +194,10 @@ def test_the_jobs_of_a_lost_node_run_on_the_others_and_a_node_that_joins_is_used
     rows = rows_in(tmp_path / "runs")
     assert rows["key"].nunique() == 40
     assert set(rows["status"]) == {"ok"}
-    # Two workers of one node came up at the same time, and one of them received the weights for both.
+    # Two workers of one node came up at the same time, and one of them received the weights for both. The other nodes
+    # may have them from an earlier test.
     received = re.findall(r"\((\w+)\) received (\d+) files?", printed)
-    assert len(received) == len(dict(received)) == 3
+    assert 1 <= len(received) == len(dict(received)) <= 3
     alone = pruneboard("run", "small.toml", "--workers", 2, "--out", "alone", cwd=tmp_path)
     assert alone.returncode == 0
     assert rows.drop(columns=TIMES).equals(rows_in(tmp_path / "alone").drop(columns=TIMES))

@@ -1,12 +1,17 @@
 """The site in a real browser, from file:// and without a network."""
 
+import re
 import shutil
+import urllib.parse
 
+import pandas as pd
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
 import synthetic
 from pruneboard.benchmark.render import build_site
+from pruneboard.benchmark.stats import area_under_curve, summarise
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no program `chromium` on the path")
@@ -18,16 +23,48 @@ ARGUMENTS = [
     "--disable-sync",
     "--no-first-run",
 ]
-PAGES = ("index.html", "suites/digits.html", "suites/cifar10.html")
+HOSTILE = "</script><img src=x onerror=\"document.title='taken'\"><b>{{ 7*7 }}'"
+PAGES = (
+    *("index.html", "suites/digits.html", "suites/digits_steps.html", "suites/cifar10.html", "criteria.html"),
+    *(
+        "criteria/taylor.html",
+        "models.html",
+        "models/digits_vit.html",
+        "protocols.html",
+        "rows.html?rate=0.3",
+        "claims.html",
+    ),
+    *("method.html", "submit.html", "changes.html"),
+)
+RATES = tuple(round(0.1 * i, 1) for i in range(10))
+DIGITS = synthetic.make_suite(seeds=(0, 1), shots=(1, 5), rates=RATES, criteria=(*synthetic.CRITERIA, HOSTILE))
+STEPS = synthetic.make_suite(
+    "digits_steps",
+    title="Digits, step by step",
+    protocol="iterative",
+    seeds=(0, 1),
+    shots=(1, 5),
+    rates=RATES,
+    criteria=("taylor", "random"),
+)
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    hostile = "</script><script>document.title='taken'</script>"
-    suite = synthetic.make_suite(seeds=(0, 1, 2), shots=(1, 10), criteria=(*synthetic.CRITERIA, hostile))
+def rows():
+    """Rows of two protocols; whatever a submission may say is hostile in one of the criteria."""
+    table = pd.concat([synthetic.make_rows(DIGITS), synthetic.make_rows(STEPS)], ignore_index=True)
+    hostile = table["criterion"] == HOSTILE
+    said = ["criterion_family", "criterion_needs", "criterion_source", "parameters", "commit", "torch", "device"]
+    table.loc[hostile, said] = HOSTILE
+    failed = synthetic.job_values(DIGITS, "digits_vgg", "filters", "slow", 0) | {"status": "failed", "reason": HOSTILE}
+    return pd.concat([table, synthetic.table([failed])], ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def site(rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser") / "site"
-    suites = [suite, synthetic.make_suite("cifar10", title="CIFAR-10")]
-    return build_site(synthetic.make_rows(suite), suites, folder, sources={"digits": "made up"}).parent
+    suites = [DIGITS, STEPS, synthetic.make_suite("cifar10", title="CIFAR-10")]
+    return build_site(rows, suites, folder, sources={"digits": HOSTILE, "digits_steps": "made up"}).parent
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +95,10 @@ def visit(browser, site):
                 None if request.url.startswith(("file:", "data:", "blob:")) else problems.append(request.url)
             ),
         )
-        page.goto((site / name).as_uri())
+        path, _, query = name.partition("?")
+        page.goto((site / path).as_uri() + (f"?{query}" if query else ""))
         if javascript and page.locator(".plot").count():
-            page.wait_for_selector("html[data-charts=drawn]", state="attached")
+            page.wait_for_selector("html[data-tables=ready], html:not(:has(table.ranking))", state="attached")
         return page
 
     yield open_page
@@ -79,91 +117,287 @@ def until(page, condition):
     pytest.fail("the page did not change within 10 s")
 
 
-@pytest.mark.parametrize("name", PAGES)
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
-def test_pages_load_without_errors_and_fit_the_screen(visit, name, scheme, width):
-    page = visit(name, scheme=scheme, width=width)
+def drawn(page, plot):
+    """Bring a chart into view, and return it when it is drawn."""
+    plot = page.locator(plot)
+    plot.scroll_into_view_if_needed()
+    until(page, lambda: plot.locator("svg.marks").count() == 1)
+    until(page, lambda: page.locator("html[data-charts=drawn]").count() == 1)
+    return plot
 
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+def drawing(plot):
+    return "\n".join(path.get_attribute("d") or "" for path in plot.locator("svg.marks path").all())
+
+
+def query(page):
+    return dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(page.url).query))
+
+
+def names_in(table):
+    return [name.split()[0] for name in table.locator("tbody th").all_inner_texts()]
+
+
+@pytest.mark.parametrize(("name", "scheme"), [(name, ("light", "dark")[i % 2]) for i, name in enumerate(PAGES)])
+def test_pages_fit_phones_and_screens_and_have_no_serious_accessibility_finding(visit, name, scheme):
+    page = visit(name, scheme=scheme, width=390)
+    for width in (390, 1920, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), width
+    if page.locator(".plot").count():
+        drawn(page, ".plot >> nth=0")
+    if name.startswith("rows.html"):
+        page.wait_for_selector("html[data-rows=ready]", state="attached")
+    found = Axe().run(page, options={"preload": False}).response["violations"]
+
+    serious = [entry for entry in found if entry["impact"] in ("serious", "critical")]
+    assert not [(entry["id"], [node["html"][:200] for node in entry["nodes"]][:3]) for entry in serious]
     assert "taken" not in page.title()
-    plots = page.locator(".plot")
-    for i in range(plots.count()):
-        assert plots.nth(i).locator("svg.marks path").count() > 10
-    assert plots.count() == (7 if "digits" in name else 0)
+    assert page.locator("img[onerror]").count() == 0
 
 
-def test_pages_and_charts_follow_the_colour_scheme(visit):
+def test_every_chart_is_drawn_when_it_comes_into_view(visit):
     page = visit("suites/digits.html")
+    kinds = set()
+    for plot in page.locator(".plot").all():
+        kinds.add(plot.get_attribute("data-kind"))
+        plot.scroll_into_view_if_needed()
+        until(page, lambda plot=plot: plot.locator("svg.marks path").count() > 5)
+
+    assert kinds == {"curve", "shots", "cost", "ranks", "layers", "heat"}
+
+
+def test_a_page_can_be_used_within_two_seconds_and_stays_below_3_mb(visit, site):
+    page = visit("suites/digits.html")
+    loaded = page.evaluate(
+        "[...document.querySelectorAll('script, link, img')].map(e => e.src ?? e.href)"
+        ".concat(location.href.split('?')[0]).filter(Boolean)"
+    )
+    paths = {urllib.parse.unquote(urllib.parse.urlsplit(address).path) for address in loaded}
+
+    assert {path.rpartition("/")[2] for path in paths} >= {"vega.js", "datatables.js", "digits.html"}
+    assert sum((site / path.partition("/site/")[2]).stat().st_size for path in paths) < 3_000_000
+
+
+def test_pages_and_charts_follow_the_colour_scheme_and_the_switch(visit):
+    page = visit("suites/digits.html")
+    plot = drawn(page, "#curve-filters-1")
     paint = "getComputedStyle(document.body).backgroundColor"
-    surface = "document.querySelector('.plot svg.marks').style.backgroundColor"
+
+    def surface():
+        return plot.locator("svg.marks").evaluate("svg => svg.style.backgroundColor")
 
     assert page.evaluate(paint) == "rgb(255, 255, 255)"
-    assert page.evaluate(surface) in ("rgb(255, 255, 255)", "white")
     page.emulate_media(color_scheme="dark")
-    until(page, lambda: page.evaluate(f"{surface} === {paint}"))
-    assert page.evaluate(paint) == "rgb(20, 23, 27)"
+    until(page, lambda: surface() == page.evaluate(paint) == "rgb(20, 23, 27)")
+    switch = page.locator("[data-theme-switch]")
+    switch.click()
+    assert switch.inner_text() == "Theme: light"
+    until(page, lambda: surface() == page.evaluate(paint) == "rgb(255, 255, 255)")
+    page.reload()
+    assert page.evaluate(paint) == "rgb(255, 255, 255)"
 
 
-def test_shots_can_be_chosen(visit):
-    page = visit("suites/digits.html")
-    lines = (
-        "[...document.querySelector('.plot svg.marks').querySelectorAll('path')].map(p => p.getAttribute('d')).join()"
+def test_the_finder_answers_for_a_transformer_with_five_images(visit, rows):
+    page = visit("index.html")
+    page.get_by_text("transformer", exact=True).click()
+    page.locator("[data-key=units]").get_by_text("heads", exact=True).click()
+    page.locator("[data-key=shots]").get_by_text("5", exact=True).click()
+    part = rows.loc[(rows["granularity"] == "heads") & (rows["shots"] == 5) & (rows["rate"] == 0.3)]
+    part = part.loc[(part["suite"] == "digits") & (part["criterion"] != HOSTILE)]
+    best = part.groupby("criterion")["top1"].mean()
+
+    answer = page.locator("[data-answer]")
+    verdict = answer.locator(".verdict").inner_text()
+    assert verdict == f"Use {best.idxmax()}."
+    assert f"{100 * best.max():.2f}" in answer.locator("tbody tr").first.inner_text()
+    command = (
+        f"pruneboard prune digits_vit --criterion {best.idxmax()} --granularity heads --rate 0.3 --shots 5 --out small"
     )
-    before = page.evaluate(lines)
+    assert answer.locator("pre").inner_text() == command
+    assert re.search("cannot be told from|are behind it", answer.inner_text())
+    assert query(page) == {"network": "transformer", "units": "heads", "shots": "5"}
+    page.reload()
+    assert page.locator("[data-answer] .verdict").inner_text() == verdict
 
-    page.locator(".picker").first.get_by_text("1", exact=True).click()
-    until(page, lambda: page.evaluate(lines) != before)
-    page.locator(".picker").first.get_by_text("10", exact=True).click()
-    until(page, lambda: page.evaluate(lines) == before)
+
+def test_the_finder_takes_a_tolerated_loss_and_what_may_be_used(visit):
+    page = visit("index.html?network=CNN&goal=loss&loss=5&needs=free")
+    answer = page.locator("[data-answer]")
+
+    assert "It loses at most 5 points up to" in answer.inner_text()
+    assert {cells.split("\t")[2] for cells in answer.locator("tbody tr").all_inner_texts()} == {"nothing"}
+    page.get_by_text("labels, no tuning").click()
+    assert "labels" in {cells.split("\t")[2] for cells in answer.locator("tbody tr").all_inner_texts()}
 
 
-def test_a_legend_entry_singles_out_its_line(visit):
+def test_rankings_are_sorted_and_the_address_keeps_the_order(visit):
     page = visit("suites/digits.html")
-    faded = (
-        "document.querySelectorAll('.plot svg.marks')[0].querySelectorAll('g.mark-line path[opacity=\"0.1\"]').length"
-    )
+    table = page.locator("table.ranking").first
+    before = names_in(table)
+    table.locator("thead th", has_text="criterion").click()
+    until(page, lambda: names_in(table) == sorted(before, key=str.lower))
+    assert query(page) == {"sort": "1-asc"}
+    assert table.locator("thead th", has_text="criterion").get_attribute("aria-sort") == "ascending"
 
-    assert page.evaluate(faded) == 0
-    page.locator(".plot").first.get_by_text("random", exact=True).click()
-    until(page, lambda: page.evaluate(faded) == 11)
+    again = visit("suites/digits.html?sort=1-asc")
+    assert names_in(again.locator("table.ranking").first) == sorted(before, key=str.lower)
+
+
+def test_rankings_can_be_sorted_by_the_keyboard(visit):
+    page = visit("suites/digits.html")
+    table = page.locator("table.ranking").first
+    before = names_in(table)
+    table.locator("thead th", has_text="rank").locator("[role=button], .dt-column-order").first.focus()
+    page.keyboard.press("Enter")
+    until(page, lambda: names_in(table) != before)
+
+
+def test_rankings_are_filtered_by_family_needs_and_name(visit):
+    page = visit("suites/digits.html")
+    table = page.locator("table.ranking").first
+    page.locator("select[name=family]").select_option("weights")
+    until(page, lambda: set(names_in(table)) == {"magnitude", "magnitude_l2", "bn_scale"})
+    page.locator("select[name=family]").select_option("")
+    page.locator("select[name=needs]").select_option("free")
+    until(page, lambda: set(names_in(table)) == {"random", "magnitude", "magnitude_l2", "bn_scale"})
+    page.locator("input[name=search]").fill("bn")
+    until(page, lambda: names_in(table) == ["bn_scale"])
+    assert query(page) == {"needs": "free", "search": "bn"}
+    page.locator("[data-reset]").click()
+    until(page, lambda: len(names_in(table)) == 12)
+    assert query(page) == {}
+
+
+def test_numbers_follow_the_chosen_images_and_rate(visit, rows):
+    page = visit("suites/digits.html?shots=5&rate=0.3&columns=size")
+    part = rows.loc[(rows["suite"] == "digits") & (rows["granularity"] == "filters") & (rows["shots"] == 5)]
+    expected = part.loc[(part["criterion"] == "taylor") & (part["rate"] == 0.3)]
+    line = page.locator("table.ranking tr[data-criterion=taylor]").first
+
+    shown = [cell.strip() for cell in line.inner_text().split("\t")]
+    assert shown[2] == f"{100 * expected['top1'].mean():.2f}"
+    assert float(shown[3]) == pytest.approx(100 * (expected["params_left"] / 52_000).mean(), abs=0.06)
+    page.locator("[data-toolbar] [data-key=shots]").get_by_text("1", exact=True).click()
+    until(page, lambda: line.inner_text().split("\t")[2].strip() != shown[2])
+    assert query(page)["shots"] == "1"
+
+
+def test_a_number_opens_the_rows_behind_it(visit, rows):
+    page = visit("suites/digits.html?shots=5")
+    link = page.locator("table.ranking tr[data-criterion=taylor] [data-cell=a_pr] a").first
+    number = link.inner_text()
+    link.click()
+    page.wait_for_selector("html[data-rows=ready]", state="attached")
+    part = rows.loc[(rows["suite"] == "digits") & (rows["criterion"] == "taylor") & (rows["granularity"] == "filters")]
+
+    assert page.locator("[data-summary] .verdict").inner_text() == f"{number} %"
+    assert f"{(part['shots'] == 5).sum()} rows of taylor in digits" in page.locator("#point-table").inner_text()
+    page.locator("select[name=rate]").select_option("0.3")
+    cell = part.loc[(part["shots"] == 5) & (part["rate"] == 0.3)]
+    until(page, lambda: page.locator("#point-table tbody tr").count() == len(cell))
+    assert page.locator("[data-summary] .verdict").inner_text() == f"{100 * cell['top1'].mean():.2f} %"
+    areas = area_under_curve(rows.loc[rows["suite"] == "digits"])
+    summary = summarise(areas, ("suite", "granularity", "criterion", "shots"))
+    line = summary.set_index(["granularity", "criterion", "shots"]).loc[("filters", "taylor", 5)]
+    assert number == f"{100 * line['a_pr_mean']:.2f}"
+
+
+def test_rows_of_hostile_names_are_text(visit):
+    page = visit("rows.html?" + urllib.parse.urlencode({"suite": "digits", "criterion": HOSTILE}))
+    page.wait_for_selector("html[data-rows=ready]", state="attached")
+
+    assert HOSTILE in page.locator("#job-table").inner_text()
+    assert "taken" not in page.title()
+    assert page.locator("img[src=x]").count() == 0
+
+
+def test_names_that_every_object_has_open_no_rows(visit):
+    page = visit("rows.html?suite=__proto__&criterion=constructor")
+    page.wait_for_selector("html[data-rows=ready]", state="attached")
+
+    assert query(page)["suite"] == "digits"
+
+
+def test_charts_show_what_is_chosen(visit):
+    page = visit("suites/digits.html")
+    plot = drawn(page, "#curve-filters-1")
+    before = drawing(plot)
+    for key, text in (("axis", "parameters removed"), ("axis", "units removed")):
+        page.locator(f"section[data-granularity=filters] [data-key={key}]").get_by_text(text).click()
+        until(page, lambda text=text: plot.get_by_text(text).count() == 1)
+    until(page, lambda: drawing(plot) == before)
+    name = page.locator("[data-legend=filters] .chip[aria-pressed=false]").first.inner_text()
+    chip = page.locator("[data-legend=filters]").get_by_role("button", name=name, exact=True)
+    chip.click()
+    until(page, lambda: plot.get_by_text(name, exact=True).count() == 1)
+    assert chip.get_attribute("aria-pressed") == "true"
+    assert name in query(page)["show"].split(".")
 
 
 def test_pointing_at_a_line_shows_its_numbers(visit):
     page = visit("suites/digits.html")
-    plot = page.locator(".plot").first
-    plot.scroll_into_view_if_needed()
+    plot = drawn(page, "#curve-filters-1")
     box = plot.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 120)
     page.mouse.move(box["x"] + box["width"] / 2 + 3, box["y"] + 123)
     page.wait_for_selector("#vg-tooltip-element.visible")
 
-    assert "95 % interval from" in page.locator("#vg-tooltip-element").inner_text()
+    assert "95 % interval" in page.locator("#vg-tooltip-element").inner_text()
 
 
-def test_rankings_can_be_sorted(visit):
+def test_charts_are_saved_as_svg_and_png(visit):
     page = visit("suites/digits.html")
-    table = page.locator("table[data-sortable]").first
-    names = table.locator("tbody th")
-    before = names.all_inner_texts()
-    table.get_by_role("button", name="criterion").click()
-
-    assert names.all_inner_texts() == sorted(before)
-    table.get_by_role("button", name="rank").click()
-    assert names.all_inner_texts() == before
-
-
-def test_charts_can_be_saved(visit):
-    page = visit("suites/digits.html")
-    figure = page.locator(".plot").first
-    figure.locator("summary").click()
-
-    assert figure.locator(".vega-actions a").all_inner_texts() == ["Save as SVG", "Save as PNG"]
+    plot = drawn(page, "#curve-filters-1")
+    figure = page.locator("figure", has=plot)
+    for kind, start in (("SVG", b"<svg"), ("PNG", b"\x89PNG")):
+        with page.expect_download() as waiting:
+            figure.get_by_role("button", name=f"as {kind}").click()
+        assert waiting.value.suggested_filename == f"pruneboard-curve-filters-1.{kind.lower()}"
+        assert waiting.value.path().read_bytes().startswith(start)
 
 
-def test_numbers_are_there_without_javascript(visit):
+@pytest.mark.parametrize(("form", "name"), [("CSV", "csv"), ("LaTeX", "tex")])
+def test_tables_are_saved_as_they_are_shown(visit, form, name):
+    page = visit("suites/digits.html?needs=free")
+    with page.expect_download() as waiting:
+        page.locator("[data-save=pruneboard-digits-filters]").get_by_role("button", name=form).click()
+    text = waiting.value.path().read_text(encoding="utf-8")
+
+    assert waiting.value.suggested_filename == f"pruneboard-digits-filters.{name}"
+    assert "magnitude" in text
+    assert "taylor" not in text
+    if form == "CSV":
+        assert len({line.count(",") for line in text.strip().splitlines()}) == 1
+    else:
+        assert r"magnitude\_l2" in text
+        assert text.startswith(r"\begin{tabular}{lr")
+
+
+def test_protocols_stand_beside_each_other(visit):
+    page = visit("protocols.html")
+    plot = drawn(page, "#protocol-0-0")
+
+    assert plot.get_by_text("one shot").count() == 1
+    assert plot.get_by_text("step by step").count() == 1
+    assert page.locator("section table").count() == 4
+
+
+def test_tables_and_links_are_there_without_javascript(visit):
     page = visit("suites/digits.html", javascript=False)
 
-    assert page.locator("table.numbers").count() == 7
-    assert page.locator(".picker").first.is_hidden()
-    page.locator("figure details").first.locator("summary").click()
-    assert page.locator("table.numbers").first.is_visible()
+    assert page.locator("table.ranking").first.locator("tbody tr").count() == 12
+    assert page.locator("[data-toolbar]").is_hidden()
+    page.locator("details.numbers summary").first.click()
+    assert page.locator("details.numbers table").first.is_visible()
+    start = visit("index.html", javascript=False)
+    assert start.locator("[data-finder]").is_hidden()
+    assert start.locator("table.overall tbody tr").count() > 5
+
+
+def test_print_leaves_the_controls_out(visit):
+    page = visit("suites/digits.html")
+    page.emulate_media(media="print")
+
+    assert page.locator("[data-toolbar]").is_hidden()
+    assert page.locator("table.ranking").first.is_visible()

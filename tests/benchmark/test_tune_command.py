@@ -100,6 +100,46 @@ def test_table_publish_site_and_run_show_tuned_rows(tuned, tmp_path):
     assert again["top1"].tolist() == rows.loc[rows["criterion"] == "taylor_tuned", "top1"].tolist()
 
 
+def test_a_suite_takes_tuned_parameters_from_another_that_drew_other_validation_images(tmp_path):
+    cells = {"models": {"digits_vgg": ["filters"]}, "criteria": ["taylor"]}
+    write_suite(tmp_path, **cells)
+    write_suite(tmp_path, name="steps", **cells)
+    steps = (tmp_path / "steps.toml").read_text().replace("one_shot", "iterative")
+    (tmp_path / "steps.toml").write_text(steps.replace("seeds =", 'tuned_on = "small"\nseeds ='))
+    run = ("run", "steps.toml", "--tuned", "--workers", 0)
+    refused = pruneboard_here(*run, cwd=tmp_path)
+    searched = pruneboard_here("tune", "taylor", *QUICK, "--trials", 2, "--search-only", "--workers", 0, cwd=tmp_path)
+    assert searched.returncode == 0, searched.stderr
+    done = pruneboard_here(*run, cwd=tmp_path)
+    (study,) = StudyStore(tmp_path / "runs").read("small")
+    rows = RunStore(tmp_path / "runs").read("steps")
+
+    assert refused.returncode == 2
+    assert "make them with `pruneboard tune CRITERION --suite small`" in refused.stderr
+    assert done.returncode == 0, done.stderr
+    assert set(rows["protocol"]) == {"iterative"}
+    assert set(rows["criterion"]) == {"taylor_tuned"}
+    assert set(rows["tuning"]) == {study.tuned.study}
+    tuned_on_steps = pruneboard_here("tune", "taylor", "--suite", "steps.toml", cwd=tmp_path)
+    assert tuned_on_steps.returncode == 2
+    assert "`steps` takes its tuned parameters from `small`; tune on that" in tuned_on_steps.stderr
+
+
+@pytest.mark.parametrize(
+    "change", [("shots = [1, 2]", "shots = [1, 3]"), ("seeds = [0]", "seeds = [0, 7]"), ("['digits']", "['others']")]
+)
+def test_tuned_parameters_that_may_have_seen_reference_images_are_refused(tmp_path, change):
+    cells = {"models": {"digits_vgg": ["filters"]}, "criteria": ["taylor"]}
+    write_suite(tmp_path, **cells)
+    write_suite(tmp_path, name="steps", **cells)
+    steps = (tmp_path / "steps.toml").read_text().replace("seeds =", 'tuned_on = "small"\nseeds =')
+    (tmp_path / "steps.toml").write_text(steps.replace(*change))
+    done = pruneboard_here("run", "steps.toml", "--tuned", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "at least the same seeds and as many shots, got `small` in suite `steps`" in done.stderr
+
+
 def test_show_says_what_can_be_tuned(tmp_path):
     shown = pruneboard_here("show", "taylor_logit", cwd=tmp_path).stdout
     assert "`pruneboard tune taylor --suite SUITE` searches over its parameters" in shown

@@ -150,9 +150,14 @@ def test_both_rules_against_dense_matrices_and_every_place_of_the_absolute_value
 
 def test_presets_are_rules_with_the_other_defaults():
     context = _context(tiny_network("vgg").double())
-    presets = {"lrp": {}, "lrp_epsilon": {}, "lrp_epsilon_plus": EVERYWHERE["z+"]}
+    presets = {
+        "lrp": {},
+        "lrp_epsilon": {},
+        "lrp_epsilon_plus": EVERYWHERE["z+"],
+        "lrp_signed": {"absolute": "none"},
+    }
     for name, parameters in presets.items():
-        expected = LRP(output="one_hot", absolute="pxp", fc="epsilon", **parameters).score(context)
+        expected = LRP(**{"output": "one_hot", "absolute": "pxp", "fc": "epsilon", **parameters}).score(context)
         scores = criteria().get(name).score(context)
         assert all(torch.equal(values, expected[layer]) for layer, values in scores.items())
 

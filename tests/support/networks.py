@@ -1,62 +1,7 @@
-"""Tiny networks of timm's own classes for tests, with every parameter and statistic drawn at random."""
+"""Tiny networks of timm's own classes for tests: those that the contract is checked on."""
 
-import timm
-import torch
-from timm.layers import ClassifierHead
-from timm.models.resnet import BasicBlock, Bottleneck, ResNet
-from timm.models.vgg import VGG
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from pruneboard.benchmark.contract import NETWORKS, draw_norm, images, tiny_network
 
-GRANULARITIES = {
-    "vgg": "filters",
-    "resnet": "filters",
-    "bottleneck": "filters",
-    "mobilenet": "filters",
-    "vit_neurons": "neurons",
-    "vit_heads": "heads",
-}
+GRANULARITIES = NETWORKS
 
-
-def draw_norm(norm: nn.BatchNorm2d) -> None:
-    """Give a batch norm parameters and statistics that differ from the identity."""
-    nn.init.uniform_(norm.weight, 0.5, 1.5)
-    nn.init.normal_(norm.bias, std=0.3)
-    if norm.running_mean is not None and norm.running_var is not None:
-        nn.init.normal_(norm.running_mean, std=0.3)
-        nn.init.uniform_(norm.running_var, 0.5, 1.5)
-
-
-def tiny_network(kind: str, seed: int = 0) -> nn.Module:
-    """Make a network of a kind named in GRANULARITIES, in eval mode, for images (3, 16, 16) and 10 classes."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = _build(kind)
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                draw_norm(module)
-            elif isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
-                nn.init.normal_(module.bias, std=0.1)
-    return model.eval()
-
-
-def _build(kind: str) -> nn.Module:
-    if kind == "vgg":
-        vgg = VGG([6, "M", 8, 10, "M"], num_classes=10, norm_layer=nn.BatchNorm2d, device="meta")
-        vgg.pre_logits, vgg.head = nn.Identity(), ClassifierHead(10, 10)
-        vgg.features.to_empty(device="cpu")
-        vgg._initialize_weights()
-        return vgg
-    if kind in ("resnet", "bottleneck"):
-        block = BasicBlock if kind == "resnet" else Bottleneck
-        return ResNet(block, (1, 2, 1, 1), num_classes=10, stem_type="deep", stem_width=4, channels=(8, 8, 12, 12))
-    if kind == "mobilenet":
-        return timm.create_model("mobilenetv2_035", num_classes=10)
-    return VisionTransformer(
-        img_size=16, patch_size=4, num_classes=10, embed_dim=24, depth=2, num_heads=4, mlp_ratio=2.0
-    )
-
-
-def images(n: int = 4, seed: int = 0) -> Tensor:
-    """Draw normalised images for the tiny networks."""
-    return torch.randn(n, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+__all__ = ["GRANULARITIES", "draw_norm", "images", "tiny_network"]

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from pruneboard.benchmark import provenance
+from pruneboard.benchmark import discovery, provenance
 from pruneboard.benchmark.errors import PruneboardError
 
 _PACKAGES = ("benchmark", "criteria", "models")
@@ -26,6 +26,8 @@ DIGEST = "{digest}"
 def stage_code(folder: Path) -> tuple[Path, str]:
     """Copy pruneboard and its plugins, as this process finds them, into a package `pruneboard` in a folder.
 
+    Plugins of installed packages are left out, as other packages are: they have to be installed on the nodes.
+
     Weights are left out: they are sent as files, once per node and only those that jobs need.
 
     Returns:
@@ -41,6 +43,13 @@ def stage_code(folder: Path) -> tuple[Path, str]:
             part = top / f"part_{number:03}"
             shutil.copytree(source, part / package, ignore=_not_code)
             provenance.origin().write(part)
+    for number, path in enumerate(discovery.named_files()):
+        target = top / "part_000" / discovery.SENT_FOLDER / f"{number:03}"
+        if path.is_dir():
+            shutil.copytree(path, target / path.name, ignore=_not_code)
+        else:
+            target.mkdir(parents=True)
+            shutil.copy(path, target)
     files = sorted(path for path in top.rglob("*") if path.is_file())
     sizes = {path: path.stat().st_size for path in files}
     if (total := sum(sizes.values())) > _MOST_BYTES:

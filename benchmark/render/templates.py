@@ -1,0 +1,102 @@
+"""The environment that pages are rendered in: everything is escaped, and unknown names are errors."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+
+from pruneboard.benchmark.render.estimates import Estimate
+from pruneboard.benchmark.render.links import rows_link, slug, web_link
+from pruneboard.benchmark.render.styles import family_class
+from pruneboard.benchmark.render.views import Line
+from pruneboard.benchmark.schema import display_name
+
+_PROTOCOLS = {
+    "one_shot": "one shot",
+    "iterative": "step by step",
+    "iterative_finetune": "step by step, with fine-tuning",
+}
+
+
+def make_environment(folder: Path) -> jinja2.Environment:
+    """Make the environment for the templates of a folder."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": _percent,
+        "rate": lambda rate: f"{round(100 * rate, 2):g} %",
+        "hundredths": _hundredths,
+        "extent": _extent,
+        "count": _count,
+        "bytes": _bytes,
+        "protocol": lambda name: _PROTOCOLS.get(name, name),
+        "family_class": family_class,
+        "display_name": display_name,
+        "slug": slug,
+        "web_link": web_link,
+        "zip": lambda first, second: list(zip(first, second, strict=True)),
+    }
+    environment.globals |= {"whiskers": _whiskers, "rows_link": rows_link}
+    return environment
+
+
+def _percent(fraction: float, n_decimals: int = 2) -> str:
+    return f"{100 * fraction:.{n_decimals}f}"
+
+
+def _hundredths(value: int | None, n_decimals: int = 2) -> str:
+    """Show a whole number of hundredths of a percent as a percentage."""
+    return "–" if value is None else f"{value / 100:.{n_decimals}f}"
+
+
+def _extent(values: tuple[float, float]) -> str:
+    low, high = map(_percent, values)
+    return low if low == high else f"{low} to {high}"
+
+
+def _count(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is one: `1 job`, `2 jobs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _bytes(number: float) -> str:
+    return f"{number / 1e6:.3g} MB" if number < 1e9 else f"{number / 1e9:.3g} GB"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Whisker:
+    """Positions in [0, 100] of an interval and its mean within a column."""
+
+    low: str
+    mean: str
+    high: str
+
+
+def _whiskers(lines: Sequence[Line]) -> dict[str, _Whisker]:
+    """Place the intervals of A_PR on a common scale, keyed by criterion."""
+    ends = [_ends(line.a_pr) for line in lines]
+    smallest, largest = min(low for low, _ in ends), max(high for _, high in ends)
+    span = largest - smallest
+    if not math.isfinite(span) or span <= 0:
+        span = 1.0
+
+    def place(value: float) -> str:
+        return f"{4 + 92 * (value - smallest) / span:.2f}"
+
+    return {
+        line.criterion: _Whisker(place(low), place(line.a_pr.mean), place(high))
+        for line, (low, high) in zip(lines, ends, strict=True)
+    }
+
+
+def _ends(estimate: Estimate) -> tuple[float, float]:
+    if estimate.low is None or estimate.high is None:
+        return estimate.mean, estimate.mean
+    return estimate.low, estimate.high

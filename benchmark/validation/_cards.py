@@ -1,0 +1,56 @@
+"""Rules that a submission card keeps: whatever is derived from its rows is derived again."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from pruneboard.benchmark.cards import Card, CardStore, Statement, make_card
+from pruneboard.benchmark.errors import PruneboardError
+from pruneboard.benchmark.schema import Suite
+
+_LONGEST = 200
+
+
+def card_faults(card: Card, rows: pd.DataFrame, suite: Suite, store: CardStore) -> Iterator[str]:
+    """Yield what is wrong with a card.
+
+    Args:
+        card: the card.
+        rows: the rows of its tables.
+        suite: the suite as it is now.
+        store: the cards of the results folder.
+    """
+    for name in ("author", "licence", "summary"):
+        if not getattr(card, name).strip():
+            yield f"a card must name its `{name}`, but it is empty; give it to `pruneboard submit`."
+    if card.code != "builtin" and not card.url.strip():
+        yield (
+            f"a criterion from elsewhere (`{card.code}`) must say where its code can be had, but `url` is empty; give "
+            "`--url` to `pruneboard submit`."
+        )
+    says = {field.name: getattr(card, field.name) for field in dataclasses.fields(Statement)}
+    try:
+        derived = make_card(rows, suite, Statement(**says), store.table_paths(card.suite, card.criterion))
+    except PruneboardError as error:
+        yield str(error)
+        return
+    for field in dataclasses.fields(Card):
+        claimed, found = getattr(card, field.name), getattr(derived, field.name)
+        if claimed != found:
+            yield (
+                f"`{field.name}` of a card must be what its tables say, {_shown(found)}, got {_shown(claimed)}; "
+                "write the card again with `pruneboard submit`."
+            )
+
+
+def _shown(value: Any) -> str:
+    plain = (
+        [dataclasses.asdict(part) for part in value]
+        if isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0])
+        else value
+    )
+    text = json.dumps(plain, ensure_ascii=False)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

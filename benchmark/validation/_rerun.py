@@ -1,0 +1,121 @@
+"""Published jobs that are run again: which ones, and whether they give what was published."""
+
+import random
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from pruneboard.benchmark.schema import TUNED_SUFFIX, Job, Suite, Tuned
+
+MEAN_TOLERANCE = 0.01
+"""How far A_PR may be off on another device, another release of PyTorch, or another number of threads."""
+
+POINT_TOLERANCE = 0.05
+"""How far the accuracy at one rate and number of shots may be off there: rounding decides between units of near "
+"scores."""
+
+LOSS_TOLERANCE = 1e-6
+"""How far, relatively, the cross-entropy may be off on the same device: the order of a sum is no part of a result."""
+
+_EXACT = ("top1", "top5", "n_images", "n_units_removed", "params_left", "macs_left")
+_COUNTS = ("n_images", "n_units_removed")
+
+
+def sample(rows: pd.DataFrame, n_jobs: int, seed: int) -> list[str]:
+    """Choose jobs at random, and return their keys.
+
+    Args:
+        rows: a table with the columns of `schema.Row`; jobs that failed, or were evaluated in another precision than
+            float32, are never chosen.
+        n_jobs: how many, or all where there are fewer.
+        seed: the same seed chooses the same jobs from the same rows.
+    """
+    jobs = rows.drop_duplicates("key")
+    possible = (jobs["status"] != "failed") & ~jobs["evaluation"].astype(str).str.contains(" in ")
+    keys = sorted(jobs.loc[possible, "key"])
+    return random.Random(seed).sample(keys, min(n_jobs, len(keys)))
+
+
+def job_of(row: pd.Series, suite: Suite) -> Job:
+    """Return the job of a row."""
+    tuned = None
+    if row["tuning"]:
+        tuned = Tuned(
+            base=str(row["criterion"]).removesuffix(TUNED_SUFFIX),
+            parameters=str(row["parameters"]),
+            study=str(row["tuning"]),
+            n_trials=int(row["tuned_trials"]),
+            n_images=int(row["tuned_images"]),
+        )
+    return Job(
+        suite=suite,
+        model=str(row["model"]),
+        granularity=row["granularity"],
+        criterion=str(row["criterion"]),
+        seed=int(row["seed"]),
+        tuned=tuned,
+    )
+
+
+def is_same_machine(published: pd.Series, measured: pd.Series) -> bool:
+    """Whether two rows come from devices, releases of PyTorch and threads that give equal numbers."""
+    return all(str(published[name]) == str(measured[name]) for name in ("device", "torch", "threads"))
+
+
+def rerun_faults(published: pd.DataFrame, measured: pd.DataFrame) -> Iterator[str]:
+    """Yield how one job, run again, differs from what was published.
+
+    On the same device, with the same release of PyTorch and number of threads, accuracies and counts must be equal, and
+    the cross-entropy up to `LOSS_TOLERANCE`. Elsewhere counts of images and removed units must be equal, A_PR may be
+    off by `MEAN_TOLERANCE`, and each accuracy by `POINT_TOLERANCE`.
+
+    Args:
+        published: the rows of the job in the results folder.
+        measured: its rows now.
+    """
+    old, new = published.iloc[0], measured.iloc[0]
+    what = f"{old['model']} / {old['granularity']} / {old['criterion']} / seed {old['seed']}"
+    if old["status"] != new["status"]:
+        reason = f" ({new['reason']})" if new["reason"] else ""
+        yield f"a job must end as it was published, {old['status']}, but {what} is now {new['status']}{reason}."
+        return
+    if old["status"] != "ok":
+        return
+    both = published.merge(measured, on=["shots", "rate"], suffixes=("", "_now"))
+    if len(both) != len(published):
+        yield (
+            f"a job must have the points that were published, but of {what} {len(published) - len(both)} are "
+            "missing now."
+        )
+        return
+    same = is_same_machine(old, new)
+    for column in _EXACT if same else _COUNTS:
+        differs = both[column].astype(float) != both[f"{column}_now"].astype(float)
+        if differs.any():
+            line = both[differs].iloc[0]
+            yield (
+                f"`{column}` must be what the same job gives again{' on the same device' if same else ''}, "
+                f"{line[f'{column}_now']:.9g}, but {line[column]:.9g} is published for {what} / shots "
+                f"{line['shots']} / rate {line['rate']:g} ({int(differs.sum())} of {len(both)} points differ)."
+            )
+            return
+    loss, loss_now = (both[name].astype(float) for name in ("cross_entropy", "cross_entropy_now"))
+    if same and not np.allclose(loss, loss_now, rtol=LOSS_TOLERANCE, atol=LOSS_TOLERANCE):
+        yield (
+            f"`cross_entropy` must be what the same job gives again, within {LOSS_TOLERANCE:g}, but of {what} it "
+            "is not."
+        )
+        return
+    off = (both["top1"] - both["top1_now"]).astype(float)
+    mean = float(np.abs(off.groupby(both["shots"]).mean()).max())
+    if not same and (mean > MEAN_TOLERANCE or float(off.abs().max()) > POINT_TOLERANCE):
+        yield (
+            f"on another device A_PR must be within {MEAN_TOLERANCE} of what was published and each accuracy within "
+            f"{POINT_TOLERANCE}, but of {what} they are off by up to {mean:.4f} and {float(off.abs().max()):.4f}."
+        )
+
+
+def same_source(published: Sequence[pd.Series], measured: Sequence[pd.Series]) -> int:
+    """Return how many of some jobs still have their published key, so that nothing that decides them has changed."""
+    return sum(old["key"] == new["key"] for old, new in zip(published, measured, strict=True))

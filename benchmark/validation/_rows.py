@@ -1,0 +1,240 @@
+"""Rules that the rows of one criterion keep by themselves: values, keys and grid."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+
+from pruneboard.benchmark.schema import (
+    ENGINE_VERSION,
+    GRANULARITIES,
+    Granularity,
+    JobIdentity,
+    Precision,
+    Suite,
+    n_removed,
+)
+
+_MOST_MODEL_VERSIONS = 64
+_WHOLE = 1e-6
+"""How far the number of hits, accuracy times images, may be from a whole number: rounding in a CSV file."""
+
+
+def row_faults(rows: pd.DataFrame, suite: Suite) -> Iterator[str]:
+    """Yield what is wrong with the rows of one criterion, each kind of fault once, for the first row that has it.
+
+    Args:
+        rows: a table with the columns of `schema.Row`.
+        suite: the suite as it is now.
+    """
+    jobs = rows.drop_duplicates("key")
+    yield from _job_faults(jobs, suite)
+    points = rows.loc[rows["status"] == "ok"]
+    numbers = ["rate", "shots", "n_units", "n_units_removed", "top1", "top5", "cross_entropy", "n_images"]
+    numbers += ["params_left", "macs_left", "params_total", "macs_total"]
+    empty = points[numbers].isna().any(axis=1)
+    if empty.any():
+        name = next(name for name in numbers if points[name].isna().any())
+        yield f"a job of status ok must have every number, but `{name}` is empty in {_cell(points[empty].iloc[0])}."
+        return
+    yield from _point_faults(points.astype(dict.fromkeys(numbers, "float64")), suite)
+    yield from _unit_faults(points)
+
+
+def _job_faults(jobs: pd.DataFrame, suite: Suite) -> Iterator[str]:
+    checks: Mapping[str, tuple[pd.Series, str]] = {
+        "suite_digest": (
+            (jobs["suite_digest"] == suite.digest) & (jobs["suite_version"] == suite.version),
+            f"rows must be of the present version {suite.version} of suite `{suite.name}`; measure them again",
+        ),
+        "status": (jobs["status"].isin(["ok", "unsupported", "failed"]), "`status` must be ok, unsupported or failed"),
+        "reason": (
+            (jobs["reason"] == "") == (jobs["status"] == "ok"),
+            "a job has a reason if and only if it is not ok",
+        ),
+        "clean": (
+            jobs["clean"] & jobs["commit"].str.fullmatch(r"[0-9a-f]{40}"),
+            "published rows must be measured with exactly one commit, so that they can be measured again; commit your "
+            "changes and run once more",
+        ),
+    }
+    for column, (holds, rule) in checks.items():
+        if not holds.all():
+            line = jobs.loc[~holds.astype(bool)].iloc[0]
+            yield f"{rule}; `{column}` is {str(line[column])!r} in {_cell(line)}."
+    known: dict[str, tuple[int, int]] = {}
+    for _, line in jobs.iterrows():
+        if not _has_own_key(line, known):
+            yield (
+                "a job's key must be the digest of what decided its result, but the key of "
+                f"{_cell(line)} is of other values; a digest, a parameter, the seed or the key was edited. Measure the "
+                "job again."
+            )
+            return
+
+
+def _has_own_key(line: pd.Series, known: dict[str, tuple[int, int]]) -> bool:
+    """Whether a row's key is that of its values; version of the network and of the engine are in no row, so tried."""
+    evaluation = str(line["evaluation"])
+    precision: Precision = (
+        "bf16" if evaluation.endswith("bf16") else "tf32" if evaluation.endswith("tf32") else "float32"
+    )
+    model = str(line["model"])
+    try:
+        parameters = json.loads(str(line["parameters"]))
+    except ValueError:
+        return False
+    candidates = [(v, e) for e in range(ENGINE_VERSION, 0, -1) for v in range(1, _MOST_MODEL_VERSIONS)]
+    # A job without a result does not say what it would have been evaluated in.
+    precisions: tuple[Precision, ...] = (precision,) if evaluation else ("float32", "bf16", "tf32")
+    for version, engine in [known[model]] if model in known else candidates:
+        for tried in precisions:
+            identity = JobIdentity(
+                suite=str(line["suite_digest"]),
+                data=str(line["data_digest"]),
+                model=(model, version, str(line["weights_digest"])),
+                granularity=str(line["granularity"]),
+                criterion=(str(line["criterion"]), int(str(line["criterion_version"])), str(line["criterion_digest"])),
+                parameters=parameters,
+                seed=int(str(line["seed"])),
+                tuning=str(line["tuning"]),
+                precision=tried,
+                engine=engine,
+            )
+            if identity.key == line["key"]:
+                known[model] = (version, engine)
+                return True
+    return False
+
+
+def _point_faults(points: pd.DataFrame, suite: Suite) -> Iterator[str]:
+    hits = points["top1"] * points["n_images"]
+    first = points["rate"] == 0
+    one_pass = suite.protocol != "iterative_finetune"
+    checks: list[tuple[str, pd.Series, str]] = [
+        ("top1", points["top1"].between(0, 1), "`top1` must be in [0, 1]"),
+        ("top5", points["top5"].between(0, 1) & (points["top5"] >= points["top1"]), "`top5` must be in [`top1`, 1]"),
+        (
+            "top1",
+            (hits - hits.round()).abs() <= _WHOLE * points["n_images"],
+            "`top1` must be a whole number of hits among `n_images`",
+        ),
+        (
+            "cross_entropy",
+            (points["cross_entropy"] >= 0) & np.isfinite(points["cross_entropy"]),
+            "`cross_entropy` must be finite and not below 0",
+        ),
+        (
+            "params_left",
+            points["params_left"].between(0, points["params_total"]),
+            "`params_left` must be in [0, total]",
+        ),
+        ("macs_left", points["macs_left"].between(0, points["macs_total"]), "`macs_left` must be in [0, total]"),
+        ("n_units_removed", ~first | (points["n_units_removed"] == 0), "at rate 0 no unit is removed"),
+    ]
+    if suite.scope == "global":
+        expected = [n_removed(rate, int(n)) for rate, n in zip(points["rate"], points["n_units"], strict=True)]
+        rule = "`n_units_removed` must be floor(`rate` * `n_units`)"
+        checks.append(("n_units_removed", points["n_units_removed"] == expected, rule))
+    curves = points.sort_values(["key", "shots", "rate"], kind="stable")
+    same = curves.duplicated(["key", "shots"])
+    for column in ("params_left", "macs_left"):
+        grows = (same & (curves[column].diff() > 0)).reindex(points.index)
+        checks.append((column, ~grows, f"`{column}` must not grow with the rate, as masks nest"))
+    if one_pass:
+        unpruned = points.loc[first].groupby("key")["top1"].transform("nunique").reindex(points.index).fillna(1)
+        checks.append(("top1", unpruned == 1, "at rate 0 the network is the same for all shots"))
+    if suite.protocol == "one_shot":
+        same_shots = points.groupby(["key", "rate"])["top1"].transform("nunique") == 1
+        rule = "a criterion that needs nothing gives the same with all shots"
+        checks.append(("top1", (points["criterion_needs"] != "nothing") | same_shots, rule))
+    for column, holds, rule in checks:
+        if not holds.all():
+            line = points.loc[~holds].iloc[0]
+            yield f"{rule}, got `{column}` = {line[column]:g} in {_point(line)}; measure the job again."
+
+
+def _unit_faults(points: pd.DataFrame) -> Iterator[str]:
+    """Check the units left in each layer, which rows before schema version 5 lack."""
+    for key, part in points.loc[points["layers"].astype(str) != ""].groupby("key", sort=False):
+        line = part.iloc[0]
+        try:
+            sizes = [int(size) for size in json.loads(str(line["layers"])).values()]
+            left = [[int(n) for n in text.split()] for text in part["units_left"].astype(str)]
+        except (ValueError, AttributeError, TypeError):
+            yield f"`layers` must be JSON and `units_left` whole numbers, but they are not in {_cell(line)}."
+            return
+        removed = part["n_units_removed"].astype(int).tolist()
+        for units, gone in zip(left, removed, strict=True):
+            fits = len(units) == len(sizes) and all(0 <= n <= most for n, most in zip(units, sizes, strict=False))
+            if not fits or sum(sizes) - sum(units) != gone or sum(sizes) != int(line["n_units"]):
+                yield (
+                    f"`units_left` must be what `n_units_removed` leaves of `layers`, got {units} of {sizes} with "
+                    f"{gone} removed in job {str(key)[:16]}, {_cell(line)}; measure the job again."
+                )
+                return
+
+
+def grid_faults(rows: pd.DataFrame, suite: Suite) -> Iterator[str]:
+    """Yield what a criterion's rows have too much or too little of the grid of their suite.
+
+    Of every network and granularity that is there, all seeds have to be, and of a job that succeeded all shots and
+    rates. Whether a network may be missing altogether depends on other criteria.
+
+    Args:
+        rows: a table with the columns of `schema.Row`.
+        suite: the suite as it is now.
+    """
+    jobs = rows.drop_duplicates("key")
+    cells = {(model.name, granularity) for model in suite.models for granularity in model.granularities}
+    for _, line in jobs.iterrows():
+        if (line["model"], line["granularity"]) not in cells or line["seed"] not in suite.seeds:
+            yield f"rows must be of cells of suite `{suite.name}`, but it has no {_cell(line)}; remove them."
+            return
+    repeated = jobs.duplicated(["model", "granularity", "seed"])
+    if repeated.any():
+        yield f"a cell must be measured once, but {_cell(jobs[repeated].iloc[0])} is there twice; remove one."
+    for (model, granularity), part in jobs.groupby(["model", "granularity"], sort=True):
+        missing = [seed for seed in suite.seeds if seed not in set(part["seed"])]
+        if missing:
+            yield (
+                f"all {len(suite.seeds)} seeds must be there, but {_seeds(missing)} missing of {model} / "
+                f"{granularity}; run the suite to its end and publish it again. No seed may be left out."
+            )
+    expected = {(shots, rate) for shots in suite.shots for rate in suite.rates}
+    points = rows.loc[rows["status"] == "ok", ["key", "model", "granularity", "criterion", "seed", "shots", "rate"]]
+    for _, part in points.groupby("key", sort=False):
+        found = list(zip(part["shots"], part["rate"], strict=True))
+        if set(found) != expected or len(found) != len(expected):
+            some = sorted(expected - set(found)) or sorted(
+                {point for point in found if found.count(point) > 1 or point not in expected}
+            )
+            what = "missing" if expected - set(found) else "there too often, or not of the suite"
+            shown = f"shots {some[0][0]}, rate {some[0][1]:g}" if some else "some"
+            yield (
+                f"a job must have each of its {len(expected)} points once, but of {_cell(part.iloc[0])} {len(some)} "
+                f"are {what}, such as {shown}; publish it again."
+            )
+            return
+
+
+def missing_cells(rows: pd.DataFrame, suite: Suite) -> list[tuple[str, Granularity]]:
+    """Return the networks and granularities of a suite of which there is no row."""
+    found = {*zip(rows["model"].astype(str), rows["granularity"].astype(str), strict=True)}
+    cells = [(model.name, granularity) for model in suite.models for granularity in model.granularities]
+    return [cell for cell in cells if cell not in found and cell[1] in GRANULARITIES]
+
+
+def _seeds(seeds: list[int]) -> str:
+    return f"seed {seeds[0]} is" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))} are"
+
+
+def _cell(line: pd.Series) -> str:
+    return f"{line['model']} / {line['granularity']} / {line['criterion']} / seed {line['seed']}"
+
+
+def _point(line: pd.Series) -> str:
+    shots = "" if math.isnan(line["shots"]) else f" / shots {line['shots']:g} / rate {line['rate']:g}"
+    return f"{_cell(line)}{shots}"

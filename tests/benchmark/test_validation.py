@@ -1,0 +1,425 @@
+"""Everything that published results claim is derived again, and each way of forging them is caught."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from commands import ROOT, pruneboard, pruneboard_here, write_suite
+from pruneboard.benchmark import provenance
+from pruneboard.benchmark.cards import CardStore, Statement, claims_of, make_card
+from pruneboard.benchmark.errors import StoreError
+from pruneboard.benchmark.leaderboards import LeaderboardStore
+from pruneboard.benchmark.stats import area_under_curve
+from pruneboard.benchmark.store import ResultsStore
+from pruneboard.benchmark.suites import _load, load_suite
+from pruneboard.benchmark.validation import rerun_faults, sample, validate_folder
+from pruneboard.benchmark.validation._cards import card_faults
+from pruneboard.benchmark.validation._rows import row_faults
+
+MODELS = {"digits_vgg": ["filters"], "digits_vit": ["heads"]}
+
+
+@pytest.fixture(scope="module")
+def suites(tmp_path_factory):
+    """A folder of suites that holds one small suite."""
+    folder = tmp_path_factory.mktemp("suites")
+    write_suite(folder, models=MODELS, criteria=["random", "magnitude", "taylor"], seeds=[0, 1])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, suites):
+    """Published results of the suite, with the card of a criterion that it does not list."""
+    folder = tmp_path_factory.mktemp("measured")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_load, "_FOLDER", suites)
+        patch.setattr(provenance, "commit", lambda: ("a" * 40, True))
+        for criteria in ([], ["--criterion", "activation"]):
+            done = pruneboard_here("run", "small", "--workers", 0, *criteria, cwd=folder)
+            assert done.returncode == 0, done.stderr
+        assert pruneboard_here("table", "small", "--publish", cwd=folder).returncode == 0
+        suite, store = load_suite(suites / "small.toml"), CardStore(folder / "results")
+        rows = ResultsStore(folder / "results").read_criterion("small", "activation")
+        statement = Statement(
+            author="A. Uthor", licence="MIT", url="https://example.org", code="file a.py", summary="A"
+        )
+        store.write(make_card(rows, suite, statement, store.table_paths("small", "activation")))
+    return folder / "results"
+
+
+@pytest.fixture
+def results(tmp_path, measured, suites, monkeypatch):
+    """A copy of the results, to be attacked."""
+    monkeypatch.setattr(_load, "_FOLDER", suites)
+    shutil.copytree(measured, tmp_path / "results")
+    return tmp_path / "results"
+
+
+def errors(results):
+    """What validation finds wrong, by the name of the file."""
+    return [(finding.path.name, finding.message) for finding in validate_folder(results).errors]
+
+
+def edit(path, change):
+    """Change a table as its forger would, and leave everything else as it is."""
+    table = pd.read_csv(path, dtype="str", keep_default_na=False)
+    change(table).to_csv(path, index=False, lineterminator="\n")
+
+
+def assign(where, column, value):
+    def change(table):
+        rows = [all(str(line[name]) == str(given) for name, given in where.items()) for _, line in table.iterrows()]
+        assert any(rows)
+        table.loc[rows, column] = value(table.loc[rows, column]).astype("str") if callable(value) else value
+        return table
+
+    return change
+
+
+def drop(where):
+    def change(table):
+        return table[[not all(str(line[k]) == str(v) for k, v in where.items()) for _, line in table.iterrows()]]
+
+    return change
+
+
+def test_honest_results_are_valid(results):
+    report = validate_folder(results)
+
+    assert report.findings == []
+    assert report.n_jobs == {"small": 16}
+    assert report.n_rows == {"small": 96}
+
+
+@pytest.mark.slow
+def test_all_published_results_are_valid():
+    """Those of this repository, through the command line; without torch, so that it starts fast."""
+    done = pruneboard("validate", "results", cwd=ROOT)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Valid, 0 warnings." in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("top1", "rule"),
+    [
+        ("0.98765", "`top1` must be a whole number of hits among `n_images`, got `top1` = 0.98765"),
+        ("1.5", "`top1` must be in [0, 1], got `top1` = 1.5"),
+        ("", "a job of status ok must have every number, but `top1` is empty"),
+    ],
+)
+def test_a_forged_number_is_caught(results, top1, rule):
+    edit(results / "small" / "taylor.csv", assign({"shots": 2, "rate": 0.6}, "top1", top1))
+
+    assert any(path == "taylor.jobs.csv" and rule in message for path, message in errors(results))
+
+
+def test_a_forged_number_that_looks_honest_contradicts_the_ranking(results):
+    """A whole number of hits more, in a row that no other rule knows better."""
+    table = pd.read_csv(results / "small" / "taylor.csv")
+    n_images = int(table["n_images"].iloc[0])
+    edit(
+        results / "small" / "taylor.csv",
+        assign({"shots": 2, "rate": 0.6}, "top1", lambda old: old.astype(float) + 9 / n_images),
+    )
+    edit(results / "small" / "taylor.csv", assign({"shots": 2, "rate": 0.6}, "top5", "1.0"))
+    (path, message), *_ = errors(results)
+
+    assert path == "leaderboard.ranks.csv"
+    assert "`a_pr_mean` of " in message
+    assert "which the rows say, got " in message
+
+
+def test_a_forged_ranking_is_caught(results):
+    path = LeaderboardStore(results).path("small")
+    edit(path, assign({"criterion": "random"}, "rank", "1"))
+    ((file, message),) = errors(results)
+
+    assert file == "leaderboard.ranks.csv"
+    assert message.startswith("`rank` of ")
+    assert message.endswith("write it again with `pruneboard validate --derive`.")
+
+
+def test_a_seed_that_was_left_out_is_caught(results):
+    jobs = pd.read_csv(results / "small" / "taylor.jobs.csv")
+    bad = jobs[(jobs["model"] == "digits_vgg") & (jobs["seed"] == 1)]["key"].iloc[0]
+    edit(results / "small" / "taylor.jobs.csv", drop({"key": bad}))
+    edit(results / "small" / "taylor.csv", drop({"key": bad[:16]}))
+
+    assert (
+        "taylor.jobs.csv",
+        "all 2 seeds must be there, but seed 1 is missing of digits_vgg / filters; run the suite to its end and publish "
+        "it again. No seed may be left out.",
+    ) in errors(results)
+
+
+def test_a_network_that_was_left_out_is_caught(results):
+    jobs = pd.read_csv(results / "small" / "taylor.jobs.csv")
+    for key in jobs.loc[jobs["model"] == "digits_vit", "key"]:
+        edit(results / "small" / "taylor.jobs.csv", drop({"key": key}))
+        edit(results / "small" / "taylor.csv", drop({"key": key[:16]}))
+
+    assert "but `taylor` lacks digits_vit / heads" in errors(results)[0][1]
+
+
+def test_a_rate_that_was_left_out_is_caught(results):
+    edit(results / "small" / "taylor.csv", drop({"rate": 0.6, "shots": 1}))
+
+    assert "a job must have each of its 6 points once" in errors(results)[0][1]
+    assert "are missing, such as shots 1, rate 0.6" in errors(results)[0][1]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("weights_digest", "0" * 64),
+        ("data_digest", "1" * 64),
+        ("criterion_digest", "2" * 64),
+        ("parameters", '{"absolute": "none", "per_layer": "l2", "target": "loss"}'),
+        ("seed", "7"),
+    ],
+)
+def test_an_edited_digest_parameter_or_seed_contradicts_the_key(results, column, value):
+    edit(results / "small" / "taylor.jobs.csv", assign({"model": "digits_vgg", "seed": 0}, column, value))
+    found = errors(results)
+
+    assert any(
+        path == "taylor.jobs.csv" and "a digest, a parameter, the seed or the key was edited" in text
+        for path, text in found
+    )
+
+
+def test_weights_of_ones_own_contradict_the_other_tables_even_with_matching_keys(results):
+    """Rows that were honestly measured with other weights: their keys are right, and nobody else has these weights."""
+    from pruneboard.benchmark.schema import JobIdentity
+
+    path, points = results / "small" / "taylor.jobs.csv", results / "small" / "taylor.csv"
+    jobs = pd.read_csv(path)
+    table = pd.read_csv(points, dtype="str")
+    for index, line in jobs[jobs["model"] == "digits_vgg"].iterrows():
+        identity = JobIdentity(
+            suite=line["suite_digest"],
+            data=line["data_digest"],
+            model=(line["model"], 1, "0" * 64),
+            granularity=line["granularity"],
+            criterion=(line["criterion"], int(line["criterion_version"]), line["criterion_digest"]),
+            parameters=json.loads(line["parameters"]),
+            seed=int(line["seed"]),
+        )
+        table.loc[table["key"] == line["key"][:16], "key"] = identity.key[:16]
+        jobs.loc[index, ["key", "weights_digest"]] = [identity.key, "0" * 64]
+    jobs.to_csv(path, index=False)
+    table.to_csv(points, index=False)
+    ((file, message),) = errors(results)
+
+    assert file == "taylor.jobs.csv"
+    assert message.startswith("all rows of digits_vgg must share one `weights_digest`, but it is 0000")
+
+
+def test_rows_of_another_version_of_the_suite_are_caught(results):
+    edit(results / "small" / "taylor.jobs.csv", assign({}, "suite_version", "2"))
+
+    assert "rows must be of the present version 1 of suite `small`" in errors(results)[0][1]
+
+
+def test_rows_that_no_commit_can_give_again_are_caught(results):
+    edit(results / "small" / "taylor.jobs.csv", assign({"seed": 0}, "clean", "False"))
+
+    assert "published rows must be measured with exactly one commit" in errors(results)[0][1]
+    assert "`clean` is 'False' in " in errors(results)[0][1]
+
+
+def test_an_unpruned_network_that_is_better_than_elsewhere_is_caught(results):
+    edit(results / "small" / "taylor.csv", assign({"rate": 0.0}, "top1", "1.0"))
+    edit(results / "small" / "taylor.csv", assign({"rate": 0.0}, "top5", "1.0"))
+
+    assert any("must share one `top1`, but it is 1.0 here" in message for _, message in errors(results))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "rule"),
+    [
+        ("n_units_removed", "1", "`n_units_removed` must be floor(`rate` * `n_units`)"),
+        ("params_left", "10000000", "`params_left` must be in [0, total]"),
+        ("cross_entropy", "-1", "`cross_entropy` must be finite and not below 0"),
+        ("units_left", "1 2 3", "`units_left` must be what `n_units_removed` leaves of `layers`"),
+    ],
+)
+def test_sizes_and_losses_that_cannot_be_are_caught(results, suites, column, value, rule):
+    edit(results / "small" / "magnitude.csv", assign({"rate": 0.3, "shots": 1}, column, value))
+    rows, suite = ResultsStore(results).read_criterion("small", "magnitude"), load_suite(suites / "small.toml")
+
+    assert any(rule in message for message in row_faults(rows, suite))
+
+
+def test_a_criterion_without_images_that_improves_with_shots_is_caught(results):
+    table = pd.read_csv(results / "small" / "magnitude.csv")
+    n_images = int(table["n_images"].iloc[0])
+    change = assign({"rate": 0.6, "shots": 2}, "top1", lambda old: old.astype(float) - 1 / n_images)
+    edit(results / "small" / "magnitude.csv", change)
+
+    assert any("a criterion that needs nothing gives the same with all shots" in text for _, text in errors(results))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "found"),
+    [
+        ("author", " ", "a card must name its `author`, but it is empty"),
+        ("url", "", "a criterion from elsewhere (`file a.py`) must say where its code can be had"),
+        ("criterion_digest", "3" * 64, "`criterion_digest` of a card must be what its tables say"),
+        ("hardware", ["cuda H100"], "`hardware` of a card must be what its tables say"),
+        ("weights", {"digits_vgg": "4" * 64}, "`weights` of a card must be what its tables say"),
+        ("n_jobs", {"ok": 3}, "`n_jobs` of a card must be what its tables say"),
+        ("tables", {"activation.csv": "5" * 64}, "`tables` of a card must be what its tables say"),
+        ("claims", [], "`claims` of a card must be what its tables say"),
+    ],
+)
+def test_an_edited_card_is_caught(results, suites, field, value, found):
+    path = results / "small" / "activation.card.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    store, rows = CardStore(results), ResultsStore(results).read_criterion("small", "activation")
+    faults = card_faults(store.read_one("small", "activation"), rows, load_suite(suites / "small.toml"), store)
+
+    assert any(found in message for message in faults)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "found"),
+    [
+        ("criterion", "other", "a submission card must be named like its criterion"),
+        ("format", 2, "a submission card must be a JSON file of the known fields"),
+        ("clean", "yes", "`clean` must be of type bool, got 'yes'"),
+        ("colour", "red", "a submission card must be a JSON file of the known fields"),
+    ],
+)
+def test_a_card_of_another_form_is_refused(results, field, value, found):
+    path = results / "small" / "activation.card.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(StoreError, match=found):
+        CardStore(results).read("small")
+
+
+def test_a_claim_that_is_too_good_is_caught(results):
+    path = results / "small" / "activation.card.json"
+    card = json.loads(path.read_text())
+    card["claims"][0]["a_pr"] += 0.01
+    path.write_text(json.dumps(card))
+
+    assert "`claims` of a card must be what its tables say" in errors(results)[0][1]
+
+
+def test_a_criterion_that_the_suite_does_not_list_must_have_a_card(results):
+    (results / "small" / "activation.card.json").unlink()
+
+    assert errors(results)[0] == (
+        "activation.card.json",
+        "a criterion that suite `small` does not list must have a submission card; write it with `pruneboard submit "
+        "activation`.",
+    )
+
+
+def test_claims_are_the_plain_means_over_all_curves(results):
+    """Derived from the areas by hand."""
+    rows = ResultsStore(results).read_criterion("small", "activation")
+    areas = area_under_curve(rows)
+    claims = {claim.granularity: claim for claim in claims_of(rows)}
+
+    for granularity, part in areas.groupby("granularity"):
+        assert claims[granularity].a_pr == pytest.approx(part["a_pr"].mean(), abs=1e-6)
+        assert claims[granularity].n_cells == len(part) == 4
+
+
+def test_files_that_are_damaged_or_lack_their_partner_are_named(results):
+    own = results / "small"
+    (own / "taylor.csv").unlink()
+    (own / "random.jobs.csv").write_text("nonsense\n1\n")
+    (own / "alone.csv").write_text("key\n")
+    found = dict(errors(results))
+
+    assert "`" in found["taylor.jobs.csv"]
+    assert "random.jobs.csv" in found
+    assert found["alone.csv"] == "a table of points must have its table of jobs, but there is no `alone.jobs.csv`."
+
+
+def test_a_job_that_is_there_twice_is_caught(results):
+    edit(results / "small" / "taylor.jobs.csv", lambda table: pd.concat([table, table.iloc[:1]]))
+
+    assert "a job must be there once" in errors(results)[0][1]
+
+
+def test_the_command_names_the_file_and_ends_with_status_1(results):
+    edit(results / "small" / "taylor.csv", assign({"shots": 2, "rate": 0.6}, "top1", "0.98765"))
+    done = pruneboard_here("validate", "results", "--report", "report.json", cwd=results.parent)
+    report = json.loads((results.parent / "report.json").read_text())
+
+    assert done.returncode == 1
+    assert "error: results/small/taylor.jobs.csv: `top1` must be a whole number of hits" in done.stdout
+    assert "Invalid: " in done.stdout
+    assert report["valid"] is False
+    assert report["findings"][0]["level"] == "error"
+    assert pruneboard_here("validate", "results/small/magnitude.csv", cwd=results.parent).returncode == 0
+    assert pruneboard_here("validate", "results/small", cwd=results.parent).returncode == 1
+    nothing = pruneboard_here("validate", "nowhere", cwd=results.parent)
+    assert nothing.returncode == 2
+    assert "validation needs a results folder" in nothing.stderr
+
+
+def test_derived_tables_are_written_anew_on_request(results):
+    LeaderboardStore(results).path("small").unlink()
+    assert "published rows must have their ranking, but it is missing" in errors(results)[0][1]
+    done = pruneboard_here("validate", "results", "--derive", cwd=results.parent)
+
+    assert done.returncode == 0, done.stdout
+    assert errors(results) == []
+
+
+def test_a_forgery_that_keeps_every_rule_is_caught_by_running_again(results, monkeypatch):
+    """Numbers, ranking and everything else fit together; only the network knows better."""
+    table = pd.read_csv(results / "small" / "taylor.csv")
+    n_images = int(table["n_images"].iloc[0])
+    for shots in (1, 2):
+        change = assign({"rate": 0.6, "shots": shots}, "top1", lambda old: old.astype(float) + 9 / n_images)
+        edit(results / "small" / "taylor.csv", change)
+        edit(results / "small" / "taylor.csv", assign({"rate": 0.6, "shots": shots}, "top5", "1.0"))
+    assert pruneboard_here("validate", "results", "--derive", cwd=results.parent).returncode == 0
+    options = ("--rerun", 2, "--workers", 0, "--device", "cpu")
+    done = pruneboard_here("validate", "results/small/taylor.csv", *options, cwd=results.parent)
+    honest = pruneboard_here("validate", "results/small/magnitude.csv", *options, cwd=results.parent)
+
+    assert done.returncode == 1
+    assert "`top1` must be what the same job gives again on the same device" in done.stdout
+    assert honest.returncode == 0, honest.stdout
+    assert "2 jobs run again (seed 0), 2 of them with the very key that was published; 2 agree." in honest.stdout
+
+
+def test_the_sample_is_random_seeded_and_no_larger_than_what_is_there(results):
+    rows = ResultsStore(results).read("small")
+    keys = set(rows["key"])
+
+    assert sample(rows, 5, 0) == sample(rows, 5, 0)
+    assert sample(rows, 5, 0) != sample(rows, 5, 1)
+    assert len(sample(rows, 5, 0)) == 5
+    assert set(sample(rows, 100, 0)) == keys
+    assert sample(rows.assign(status="failed"), 5, 0) == []
+
+
+def test_another_device_may_be_off_by_the_stated_tolerance_only(results):
+    rows = ResultsStore(results).read_criterion("small", "taylor")
+    job = rows[rows["key"] == rows["key"].iloc[0]]
+    elsewhere = job.assign(device="cuda H100")
+
+    assert list(rerun_faults(job, job)) == []
+    assert list(rerun_faults(job, elsewhere.assign(top1=job["top1"] - 0.009))) == []
+    assert "on another device A_PR must be within 0.01" in next(
+        rerun_faults(job, elsewhere.assign(top1=job["top1"] - 0.011))
+    )
+    assert "`top1` must be what the same job gives again" in next(
+        rerun_faults(job, job.assign(top1=job["top1"] - 1e-9))
+    )
+    loss = job["cross_entropy"]
+    assert list(rerun_faults(job, job.assign(cross_entropy=loss * (1 + 1e-8)))) == []
+    assert "`cross_entropy` must be" in next(rerun_faults(job, job.assign(cross_entropy=loss * 1.01)))
+    assert "must end as it was published, ok, but" in next(rerun_faults(job, job.assign(status="failed", reason="no")))
+    assert "`n_units_removed` must be" in next(rerun_faults(job, elsewhere.assign(n_units_removed=3)))
