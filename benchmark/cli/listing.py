@@ -2,10 +2,12 @@
 
 import inspect
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from pruneboard.benchmark import plugins
-from pruneboard.benchmark.api import Criterion, Model
+from pruneboard.benchmark.api import Criterion, Model, Recipe, Weights
+from pruneboard.benchmark.assets import recorded_facts
 from pruneboard.benchmark.cli._console import make_console
 from pruneboard.benchmark.cli.suite_listing import make_table, print_facts, print_suite
 from pruneboard.benchmark.data import datasets
@@ -87,8 +89,10 @@ def _print_model(model: Model) -> None:
         "licence": model.licence,
         "input": " x ".join(map(str, model.input_size)),
         "mean, std": f"{model.mean}, {model.std}",
-        "weights": f"{weights.file}, sha256 {weights.sha256}" if weights else _made(model),
-        "recipe": str(model.recipe) if model.recipe else "not trained here",
+        "images": _framing(model),
+        "weights": _published(weights) if weights else _made(model),
+        "trained": _trained(model),
+        "recipe": _recipe(model.recipe) if model.recipe else "none: its weights were made elsewhere",
     }
     print_facts(facts, model.description)
 
@@ -99,10 +103,45 @@ def _tuning(criterion: Criterion) -> str:
     return f"`pruneboard tune {criterion.name} --suite SUITE` searches over its parameters"
 
 
+def _framing(model: Model) -> str:
+    framing = model.framing
+    if framing.crop is None:
+        return f"resized as a whole, {framing.interpolation}"
+    return f"resized, {framing.interpolation}, and the middle cut out, {framing.crop:g} of the shorter side"
+
+
+def _published(weights: Weights) -> str:
+    sha256 = weights.sha256 or "recorded at first use"
+    return f"{weights.file}, sha256 {sha256}{f', from the hub, {weights.hub}' if weights.hub else ''}"
+
+
+def _recipe(recipe: Recipe) -> str:
+    return ", ".join(f"{name} {value}" for name, value in asdict(recipe).items() if value not in ("", False))
+
+
+def _trained(model: Model) -> str:
+    """Say what a training recorded in the weights that are at hand."""
+    if (path := model.weights_file) is None:
+        how = f"; `pruneboard train {model.name}` makes them" if model.recipe and model.weights is None else ""
+        return f"no weights at hand{how}"
+    facts = recorded_facts(path)
+    if not facts:
+        return "elsewhere"
+    recipe = facts["recipe"]
+    start = f" from the weights of {facts['start']['source']}" if "start" in facts else ""
+    images = f" ({facts['n_train']:,} images)" if "n_train" in facts else ""
+    dataset = facts.get("dataset", recipe["dataset"])
+    return (
+        f"{recipe['epochs']} epochs on {dataset}{images}{start}; top-1 {facts['test_top1']:.4f} on "
+        f"{facts['test_n_images']:,} images that it has not seen"
+    )
+
+
 def _made(model: Model) -> str:
     if model.made_file is None:
         return "none"
-    state = f"digest {model.weights_digest}" if model.weights_digest else "trained at first use"
+    missing = "trained at first use" if model.made_when_used else "not made on this machine yet"
+    state = f"digest {model.weights_digest}" if model.weights_digest else missing
     return f"{model.made_file}, {state}"
 
 

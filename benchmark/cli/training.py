@@ -1,5 +1,6 @@
 """`pruneboard train`: a model by its recipe, or a pretrained one for another data set."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,13 +124,17 @@ def _open(name: str) -> Dataset:
 def _say_how_to_register(base: str, model: Model, result: TrainingResult, console: Console) -> None:
     """Print what makes the weights a model of pruneboard."""
     n_classes = recorded_facts(result.file)["n_classes"]
+    module = _module_of(base)
     console.print(
-        f"To name it in a suite, put the file into a folder that PRUNEBOARD_WEIGHTS names, and this below `{base}` in "
-        "its file in models/:\n"
+        "To name it in a suite, put the weights into a folder that PRUNEBOARD_WEIGHTS names, and this into a file that "
+        "PRUNEBOARD_PLUGINS names:\n"
     )
     console.print(
-        f"""{model.name} = adapted(
-    {base},
+        f"""from pruneboard.benchmark.api import Weights, adapted
+from pruneboard.models import {module}
+
+{model.name} = adapted(
+    {module}.{base},
     name="{model.name}",
     n_classes={n_classes},
     input_size={model.input_size},
@@ -142,6 +147,15 @@ def _say_how_to_register(base: str, model: Model, result: TrainingResult, consol
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _module_of(name: str) -> str:
+    """Return the module of `pruneboard.models` that defines a model."""
+    model, package = plugins.models().get(name), "pruneboard.models."
+    homes = [
+        home for home, module in sys.modules.items() if home.startswith(package) and model in vars(module).values()
+    ]
+    return homes[0].removeprefix(package) if homes else "your_module"
 
 
 def train_with_progress(

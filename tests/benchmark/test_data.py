@@ -454,6 +454,7 @@ def test_datasets(folder):
         "cifar10-jpeg": str(folder / "cifar10-jpeg"),
         "cifar10": "not found; fetched from the hub, uoft-cs/cifar10",
         "imagenette": "not found; name the folder that holds it in PRUNEBOARD_DATA",
+        "imagenet": "not found; name the folder that holds it in PRUNEBOARD_DATA",
     }
     assert all(info.title and info.terms and info.contamination for info in infos.values())
 

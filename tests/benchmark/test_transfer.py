@@ -11,12 +11,13 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from commands import pruneboard_here
+from commands import pruneboard, pruneboard_here, write_suite
 from pruneboard.benchmark.api import Recipe, adapted
 from pruneboard.benchmark.assets import recorded_facts, tensors_digest
 from pruneboard.benchmark.data import open_dataset, open_folder
 from pruneboard.benchmark.errors import AssetError, ModelError
 from pruneboard.benchmark.plugins import models
+from pruneboard.benchmark.store import RunStore
 from pruneboard.benchmark.training import (
     AdaptOptions,
     adapt_to,
@@ -73,17 +74,23 @@ def test_the_classifier_is_adapted_and_everything_else_stays(folder, tmp_path):
 
 def test_what_the_command_prints_makes_a_model_of_the_file(folder, tmp_path, monkeypatch):
     done = adapt(folder, tmp_path / "w.safetensors", cwd=tmp_path)
-    code = done.stdout[done.stdout.index("digits_vgg_three = ") :]
-    from pruneboard.benchmark.api import Weights
-
-    known = {"adapted": adapted, "Weights": Weights, "digits_vgg": models().get("digits_vgg")}
-    exec(code, known)
-    monkeypatch.setenv("PRUNEBOARD_WEIGHTS", str(tmp_path))
-    network = known["digits_vgg_three"].load()
-
-    torch.testing.assert_close(
-        network.state_dict()["head.fc.weight"], load_file(tmp_path / "w.safetensors")["head.fc.weight"]
+    (tmp_path / "mine.py").write_text(done.stdout[done.stdout.index("from pruneboard.benchmark.api") :])
+    path = write_suite(
+        tmp_path, models={"digits_vgg_three": ["filters"]}, criteria=["magnitude"], datasets=["three"], rates=[0.0, 0.1]
     )
+    env = {
+        "PRUNEBOARD_DATA": str(tmp_path),
+        "PRUNEBOARD_WEIGHTS": str(tmp_path),
+        "PRUNEBOARD_PLUGINS": str(tmp_path / "mine.py"),
+    }
+    # In a process of its own, because plugins are found once.
+    ran = pruneboard("run", path, "--workers", 0, "--out", tmp_path / "runs", cwd=tmp_path, env=env)
+    assert ran.returncode == 0, ran.stderr
+    rows = RunStore(tmp_path / "runs").read("small")
+
+    facts = recorded_facts(tmp_path / "w.safetensors")
+    assert set(rows.loc[rows["rate"] == 0, "top1"]) == {facts["test_top1"]}
+    assert set(rows["weights_digest"]) == {facts["tensors_digest"]}
 
 
 def test_training_the_classifier_from_features_is_training_it_in_the_network(folder):

@@ -20,7 +20,8 @@ from pruneboard.benchmark.plugins import models
 from pruneboard.benchmark.units import find_layers
 
 SHIPPED = ("digits_resnet", "digits_vgg", "digits_vit")
-ALL = ("cifar_resnet20", "cifar_resnet56", "mobilenetv2", *SHIPPED)
+ZOO = ("cifar_resnet18", "cifar_vgg16_bn", "cifar_vgg16_bn_half", "cifar_vit")
+ALL = ("cifar_resnet20", "cifar_resnet56", "mobilenetv2", "mobilenetv2_cifar10", *ZOO, *SHIPPED)
 CLASSES = {"VGG": VGG, "ResNet": ResNet, "ViT": VisionTransformer, "MobileNet": EfficientNet}
 
 
@@ -73,6 +74,12 @@ def test_shipped_files_are_the_recorded_ones(name):
         ("cifar_resnet56", "filters", 16 + 9 * 2 * (16 + 32 + 64), 55),
         # The stem, the convolution to the widest layer, and of 17 blocks 16 that widen (6 times) and 17 that narrow.
         ("mobilenetv2", "filters", 32 + 1280 + 6 * 1072 + 2176, 35),
+        ("mobilenetv2_cifar10", "filters", 32 + 1280 + 6 * 1072 + 2176, 35),
+        ("cifar_vgg16_bn", "filters", 4224, 13),
+        ("cifar_vgg16_bn_half", "filters", 2112, 13),
+        ("cifar_resnet18", "filters", 4800, 20),
+        ("cifar_vit", "neurons", 9 * (768 + 192), 18),
+        ("cifar_vit", "heads", 9 * 6, 9),
     ],
 )
 def test_units(name, granularity, n_units, n_layers):
@@ -93,6 +100,11 @@ def test_units(name, granularity, n_units, n_layers):
         ("cifar_resnet20", Size(269_722, 40_551_040)),
         ("cifar_resnet56", Size(853_018, 125_485_696)),
         ("mobilenetv2", Size(3_504_872, 300_774_272)),
+        ("mobilenetv2_cifar10", Size(2_236_682, 24_461_312)),
+        ("cifar_vgg16_bn", Size(14_728_266, 313_201_664)),
+        ("cifar_vgg16_bn_half", Size(3_686_954, 78_744_064)),
+        ("cifar_resnet18", Size(11_173_962, 555_422_720)),
+        ("cifar_vit", Size(4_028_170, 273_978_624)),
     ],
 )
 def test_sizes_are_those_of_the_cards(name, size):
