@@ -10,7 +10,7 @@ from commands import ROOT, pruneboard_here, write_suite
 from pruneboard.benchmark.cli import measuring
 from pruneboard.benchmark.errors import ModelError, StoreError
 from pruneboard.benchmark.physical import Timing, build, time_in_turns
-from pruneboard.benchmark.render import build_site
+from pruneboard.benchmark.render import Extras, build_site
 from pruneboard.benchmark.render.speed import view_speeds
 from pruneboard.benchmark.speeds import VERSION, Speed, SpeedStore, current_speeds
 from synthetic import make_rows, make_suite
@@ -286,7 +286,9 @@ def test_the_page_has_a_table_for_each_machine_and_none_without_measurements(tmp
     suite = make_suite()
     rows = make_rows(suite, criteria=("taylor", "random"))
     speeds = [_speed(), _speed(batch_size=64, speedup=2.25), _speed(rate=0.0, speedup=1.0), _speed(threads=8)]
-    build_site(rows, [suite], tmp_path / "with", sources={"digits": "made up"}, speeds={"digits": speeds})
+    build_site(
+        rows, [suite], tmp_path / "with", sources={"digits": "made up"}, extras=Extras(speeds={"digits": speeds})
+    )
     page = (tmp_path / "with" / "suites" / "digits.html").read_text()
 
     assert page.count("Measured speed") >= 2

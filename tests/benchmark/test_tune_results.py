@@ -10,7 +10,7 @@ from rich.console import Console
 
 import synthetic
 from pruneboard.benchmark.errors import TableError
-from pruneboard.benchmark.render import build_site, current_studies, terminal_table, tuning_table, view_tuning
+from pruneboard.benchmark.render import Extras, build_site, current_studies, terminal_table, tuning_table, view_tuning
 from pruneboard.benchmark.schema import display_name
 from pruneboard.benchmark.stats import area_under_curve, compare_tuned
 from pruneboard.benchmark.studies import Outcome, Study, Trial
@@ -168,7 +168,7 @@ def test_the_site_shows_tuning_and_its_downloads(tmp_path):
     studies = [study(importances={HOSTILE: 1.0}), study(model="digits_resnet", value=None, reason=HOSTILE)]
     rows = synthetic.table(both())
     sources = {SUITE.name: "measured by this run"}
-    build_site(rows, [SUITE], tmp_path / "site", sources=sources, studies={SUITE.name: studies})
+    build_site(rows, [SUITE], tmp_path / "site", sources=sources, extras=Extras(studies={SUITE.name: studies}))
     page = (tmp_path / "site" / "suites" / "digits.html").read_text()
     download = tmp_path / "site" / "data" / "digits.tuning.taylor.digits_vgg.filters.csv"
     assert '<h2 id="tuning">Tuning</h2>' in page
