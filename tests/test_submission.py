@@ -58,7 +58,7 @@ def environment(folder, project):
         "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
         # Nothing is fetched: what the package needs is there.
         **{"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_CONFIG_FILE": os.devnull},
-        **{"COLUMNS": "200", "OMP_NUM_THREADS": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        **{"COLUMNS": "500", "OMP_NUM_THREADS": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
     }
 
 

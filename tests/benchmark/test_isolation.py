@@ -38,6 +38,7 @@ def undisturbed(tmp_path_factory):
     return rows_of(folder)
 
 
+@pytest.mark.slow
 def test_other_jobs_of_the_same_worker_give_the_same_rows(tmp_path, undisturbed):
     """Random states, settings, folder, environment, the engine's own functions, torch's, the network, megabytes."""
     suite_of(tmp_path, WAYS)
