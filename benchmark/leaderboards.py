@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from pruneboard.benchmark.errors import StoreError
-from pruneboard.benchmark.stats import area_under_curve, summarise
+from pruneboard.benchmark.stats import area_under_curve, standings, summarise
 from pruneboard.benchmark.store import atomic_file
 
 DECIMALS = 6
@@ -17,13 +17,15 @@ DECIMALS = 6
 _KEYS = ["granularity", "criterion"]
 _COLUMNS = [
     *_KEYS,
-    *("rank", "complete", "n_cells", "n_cells_grid", "n_seeds"),
+    *("rank", "rank_low", "rank_high", "win_rate", "complete", "n_cells", "n_cells_grid", "n_seeds"),
     *("a_pr_mean", "a_pr_low", "a_pr_high", "auc_trapz_mean", "top_pr_mean"),
 ]
 
 
 def leaderboard(rows: pd.DataFrame) -> pd.DataFrame:
     """Rank the criteria within each granularity of one suite, over all of its networks; empty without measured rows.
+
+    `rank` is the place by the mean, `rank_low` and `rank_high` the ranks that `stats.standings` leaves possible.
 
     Args:
         rows: a table with the columns of `schema.Row` that holds rows of one suite.
@@ -34,7 +36,10 @@ def leaderboard(rows: pd.DataFrame) -> pd.DataFrame:
     areas = area_under_curve(rows)
     if areas.empty:
         return pd.DataFrame(columns=_COLUMNS)
-    return summarise(areas, _KEYS)[_COLUMNS].round(DECIMALS)
+    possible = standings(areas, _KEYS)[[*_KEYS, "rank_low", "rank_high", "win_rate"]]
+    possible = possible.astype({"rank_low": "Int64", "rank_high": "Int64"})
+    table = summarise(areas, _KEYS).merge(possible, on=_KEYS, how="left", validate="one_to_one")
+    return table[_COLUMNS].round(DECIMALS)
 
 
 class LeaderboardStore:
