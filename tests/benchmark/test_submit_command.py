@@ -5,9 +5,9 @@ import os
 import subprocess
 
 import pytest
-from elsewhere import MODULE
 
 from commands import pruneboard_here, write_suite
+from elsewhere import MODULE
 from pruneboard.benchmark import discovery, provenance
 from pruneboard.benchmark.cli import submitting
 from pruneboard.benchmark.cli.submitting import _check_commit
