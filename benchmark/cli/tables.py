@@ -6,14 +6,15 @@ from pathlib import Path
 import pandas as pd
 from rich.text import Text
 
+from pruneboard.benchmark.cards import CardStore
 from pruneboard.benchmark.catalogue import read_catalogue
 from pruneboard.benchmark.cli._console import make_console
-from pruneboard.benchmark.cli._credits import read_credits
 from pruneboard.benchmark.cli._sources import Sourced, read_sources
 from pruneboard.benchmark.cli.suite_listing import make_table
 from pruneboard.benchmark.errors import StoreError
 from pruneboard.benchmark.leaderboards import LeaderboardStore, leaderboard
 from pruneboard.benchmark.render import (
+    Credit,
     Extras,
     build_site,
     comparison_table,
@@ -159,7 +160,7 @@ def build(runs: Path | None, results: Path, out: Path, *, local: bool = False) -
             speeds={suite.name: _speeds(suite, runs, results) for suite in suites},
             stale=concatenate(found.stale for found in read.values()),
             catalogue=read_catalogue(results),
-            credits=read_credits(results),
+            credits=_credits(suites, results),
         ),
     )
     found = set() if runs is None else set(RunStore(runs).suites())
@@ -230,3 +231,12 @@ def _no_rows(suite: Suite, folders: list[Path]) -> StoreError:
         f"a table needs rows, but there are none of suite `{suite.name}` in {looked}; "
         f"make them with `pruneboard run {suite.name}`."
     )
+
+
+def _credits(suites: Sequence[Suite], results: Path) -> dict[str, Credit]:
+    """Return who handed in each criterion that has a card; of several suites the last one by name decides."""
+    cards = [card for suite in suites for card in CardStore(results).read(suite.name)]
+    return {
+        card.criterion: Credit(author=card.author, licence=card.licence, url=card.url, summary=card.summary)
+        for card in cards
+    }
