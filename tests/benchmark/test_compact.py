@@ -223,7 +223,7 @@ def test_a_network_whose_trace_misleads_is_refused(monkeypatch):
 def test_predictions_are_those_of_masking_even_where_logits_tie(kind):
     """The classifier gives every second class the logits of the class before, so that only exactness decides."""
     model = tiny_network(kind)
-    head = model.get_classifier()
+    *_, head = (module for module in model.modules() if isinstance(module, nn.Linear))
     head.weight[1::2] = head.weight[::2]
     head.bias[1::2] = head.bias[::2]
     layers = find_layers(model, GRANULARITIES[kind], images(1))
@@ -243,9 +243,13 @@ def test_decisions_within_rounding_are_left_to_the_masked_network():
     logits = torch.tensor(
         [[1.0, 1.0 - 1e-6, 0, 0, 0, 0], [1.0, 0.9, 0, 0, 0, 0], [5.0, 4.0, 3.0, 2.0, 1.0, 1.0 + 1e-5]]
     )
-    assert _is_doubtful(logits, torch.tensor([1, 1, 4])).tolist() == [True, False, True]
-    assert _is_doubtful(logits, torch.tensor([0, 0, 0])).tolist() == [True, False, False]
-    assert _is_doubtful(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 0])).tolist() == [True, False]
+
+    def doubtful(logits, labels):
+        return _is_doubtful(logits, Evaluation(torch.empty(0), torch.tensor(labels))).tolist()
+
+    assert doubtful(logits, [1, 1, 4]) == [True, False, True]
+    assert doubtful(logits, [0, 0, 0]) == [True, False, False]
+    assert doubtful(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), [0, 0]) == [True, False]
 
 
 def test_a_bottleneck_with_depthwise_and_dilated_convolutions():

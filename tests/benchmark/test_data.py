@@ -612,6 +612,6 @@ def test_draw_errors():
 
 def test_records_are_consistent():
     for record in records().values():
-        assert record.kind in ("sklearn", "points", "parquet")
+        assert record.kind in ("sklearn", "points", "parquet", "folder")
         assert bool(record.files) == (record.kind == "parquet")
         assert all(len(file.sha256) == (0 if record.hub else 64) for file in record.files)

@@ -23,10 +23,8 @@ def build():
 
 
 TINY = Model(
-    name=(
-        "elsewhere_net", version=1, family="VGG", description="A network.", source="https://example.org", "
-        "licence="MIT"
-    ),
+    name="elsewhere_net", version=1, family="VGG", description="A network.", source="https://example.org",
+    licence="MIT",
     build=build, granularities=("filters",), input_size=(3, 8, 8), mean=(0, 0, 0), std=(1, 1, 1),
 )
 """
