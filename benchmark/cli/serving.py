@@ -152,11 +152,12 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         self.wfile.write(content)
 
     def _send_events(self, builds: Builds) -> None:
+        # Before the answer begins, so that no build after it is missed.
+        number = builds.wait(-1, 0)
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Cache-Control", "no-store")
         self.end_headers()
-        number = builds.wait(-1, 0)
         try:
             while True:
                 if (now := builds.wait(number, 15)) != number:

@@ -258,7 +258,7 @@ def test_list_and_show_know_everything(tmp_path):
     for kind, words in {
         "criteria": ["lrp_epsilon_plus", "magnitude_l2", "attribution", "needs"],
         "models": ["cifar_resnet56", "digits_vit", "neurons, heads"],
-        "suites": ["cifar10", "digits", "320"],
+        "suites": ["cifar10", "digits", "440"],
         "datasets": ["cifar10-lossless", "digits", "imagenette"],
     }.items():
         done = pruneboard_here("list", kind, cwd=tmp_path)
@@ -267,7 +267,7 @@ def test_list_and_show_know_everything(tmp_path):
     for name, words in {
         "taylor_logit": ['target="logit"', "arxiv.org/abs/1611.06440", "sha256"],
         "cifar_resnet20": ["BSD-2-Clause", "e69504a11fca90aff7e0c93356aca0dbf529359a8ecc096f8ce4c376b4c1825f"],
-        "digits": ["one_shot, global ranking", "320"],
+        "digits": ["one_shot, global ranking", "440"],
     }.items():
         done = pruneboard_here("show", name, cwd=tmp_path)
         assert done.returncode == 0, done.stderr

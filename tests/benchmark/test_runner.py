@@ -15,7 +15,7 @@ from pruneboard.benchmark.errors import UnknownNameError
 from pruneboard.benchmark.evaluate import Evaluation
 from pruneboard.benchmark.ranking import n_removed
 from pruneboard.benchmark.runner import LatestInputs, Workbench, run_job
-from pruneboard.benchmark.schema import Job
+from pruneboard.benchmark.schema import Job, JobIdentity
 from pruneboard.benchmark.suites import expand, load_suite
 from pruneboard.benchmark.units import find_layers, masked
 
@@ -277,7 +277,7 @@ def test_the_key_changes_with_everything_that_decides_the_result(suite, tmp_path
     monkeypatch.setattr(plugins, "criterion_parameters", lambda _criterion: {"target": "other"})
     others["parameters"] = bench.key(job)
     monkeypatch.undo()
-    monkeypatch.setattr(runner, "ENGINE_VERSION", 2)
+    monkeypatch.setitem(JobIdentity.__init__.__kwdefaults__, "engine", 2)
     others["engine"] = bench.key(job)
     monkeypatch.undo()
     model = plugins.models().get("digits_vgg")

@@ -185,7 +185,7 @@ def test_a_network_without_weights_is_trained_before_it_is_tuned(tmp_path, monke
     def interrupted(*_arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(running, "_train", interrupted)
+    monkeypatch.setattr(running, "train_with_progress", interrupted)
     done = pruneboard_here("tune", "magnitude", "--suite", "toy", "--workers", 0, cwd=tmp_path)
 
     assert done.returncode == 130, done.stderr
