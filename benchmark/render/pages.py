@@ -273,6 +273,8 @@ def _write_rest(shown: pd.DataFrame, pages: Sequence[_SuitePage], write: _Writer
 def _write_claims(rows: pd.DataFrame, pages: Sequence[_SuitePage], write: _Writer) -> None:
     results = evaluate_claims(rows, [page.view.suite for page in pages], load_claims()) if len(rows) else ()
     write("claims.html", "claims.html", claims=results)
+    if not results:
+        return
     for table, name in ((claim_table(results), "claims"), (network_table(results), "claims.networks")):
         write.text(f"data/{name}.csv", table.to_csv(index=False, lineterminator="\n"))
 
