@@ -59,9 +59,9 @@ def study_faults(folder: Path, rows: pd.DataFrame, suite: Suite) -> Iterator[Fau
     """Yield where a study is not what its trials say, or a tuned row not what a study chose."""
     store = StudyStore(folder)
     try:
-        studies = store.read(suite.name)
+        studies = store.read(suite.tuned_on or suite.name)
     except PruneboardError as error:
-        yield store.comparison_path(suite.name), str(error)
+        yield store.comparison_path(suite.tuned_on or suite.name), str(error)
         return
     chosen = {}
     for study in studies:
