@@ -4,12 +4,14 @@ Architecture: He et al. 2015, Deep Residual Learning for Image Recognition, arXi
 (Apache-2.0); the weights are our own.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
 from pruneboard.benchmark.api import Model, Recipe, Weights
+from pruneboard.models import _cifar
 
 _WIDTHS = (12, 24, 48)
 
@@ -75,20 +77,8 @@ cifar_resnet18 = Model(
     build=_cifar_resnet18,
     granularities=("filters",),
     input_size=(3, 32, 32),
-    mean=(0.4914, 0.4822, 0.4465),
-    std=(0.2470, 0.2435, 0.2616),
-    recipe=Recipe(
-        dataset="cifar10-jpeg",
-        epochs=100,
-        batch_size=128,
-        learning_rate=0.1,
-        weight_decay=0.0005,
-        label_smoothing=0.1,
-        max_shift=4,
-        flip=True,
-        optimiser="sgd",
-        mixed_precision=True,
-        stored_as="float16",
-    ),
+    mean=_cifar.MEAN,
+    std=_cifar.STD,
+    recipe=replace(_cifar.SGD, learning_rate=0.1),
     made_when_used=False,
 )

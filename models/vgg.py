@@ -13,6 +13,7 @@ from timm.models.vgg import VGG
 from torch import nn
 
 from pruneboard.benchmark.api import Model, Recipe, Weights
+from pruneboard.models import _cifar
 
 _DIGITS = (12, 12, "M", 24, 24, "M", 64, 64)
 # Configuration D of the paper, without the last pooling, in whose place all positions are averaged.
@@ -74,21 +75,9 @@ def _cifar_vgg(name: str, divisor: int, description: str) -> Model:
         build=partial(_vgg, widths, 3),
         granularities=("filters",),
         input_size=(3, 32, 32),
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
-        recipe=Recipe(
-            dataset="cifar10-jpeg",
-            epochs=100,
-            batch_size=128,
-            learning_rate=0.05,
-            weight_decay=0.0005,
-            label_smoothing=0.1,
-            max_shift=4,
-            flip=True,
-            optimiser="sgd",
-            mixed_precision=True,
-            stored_as="float16",
-        ),
+        mean=_cifar.MEAN,
+        std=_cifar.STD,
+        recipe=_cifar.SGD,
         made_when_used=False,
     )
 

@@ -12,6 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from pruneboard.benchmark.api import Model, Recipe, Weights
+from pruneboard.models import _cifar
 
 
 def _digits_vit() -> nn.Module:
@@ -63,22 +64,6 @@ def _cifar_vit(width: int, depth: int, n_heads: int, mlp_ratio: float) -> nn.Mod
     return network
 
 
-_CIFAR_RECIPE = Recipe(
-    dataset="cifar10-jpeg",
-    epochs=200,
-    batch_size=128,
-    learning_rate=0.001,
-    weight_decay=0.05,
-    label_smoothing=0.1,
-    max_shift=4,
-    flip=True,
-    policy="trivial",
-    cutmix=0.5,
-    clip_norm=1.0,
-    mixed_precision=True,
-    stored_as="float16",
-)
-
 cifar_vit = Model(
     name="cifar_vit",
     version=1,
@@ -89,9 +74,9 @@ cifar_vit = Model(
     build=partial(_cifar_vit, 192, 9, 6, 4.0),
     granularities=("neurons", "heads"),
     input_size=(3, 32, 32),
-    mean=(0.4914, 0.4822, 0.4465),
-    std=(0.2470, 0.2435, 0.2616),
-    recipe=_CIFAR_RECIPE,
+    mean=_cifar.MEAN,
+    std=_cifar.STD,
+    recipe=_cifar.ADAMW,
     made_when_used=False,
 )
 
@@ -105,9 +90,9 @@ cifar_vit_small = Model(
     build=partial(_cifar_vit, 128, 6, 4, 2.0),
     granularities=("neurons", "heads"),
     input_size=(3, 32, 32),
-    mean=(0.4914, 0.4822, 0.4465),
-    std=(0.2470, 0.2435, 0.2616),
-    # So short a training does not need to be kept from learning the images by heart: no policy, no CutMix.
-    recipe=replace(_CIFAR_RECIPE, epochs=16, batch_size=64, policy="none", cutmix=0.0),
+    mean=_cifar.MEAN,
+    std=_cifar.STD,
+    # In so few epochs no image is learned by heart.
+    recipe=replace(_cifar.ADAMW, epochs=16, batch_size=64, policy="none", cutmix=0.0),
     made_when_used=False,
 )

@@ -20,7 +20,7 @@ from pruneboard.benchmark.plugins import models
 from pruneboard.benchmark.units import find_layers
 
 SHIPPED = ("digits_resnet", "digits_vgg", "digits_vit")
-ZOO = ("cifar_resnet18", "cifar_vgg16_bn", "cifar_vgg16_bn_half", "cifar_vit")
+ZOO = ("cifar_resnet18", "cifar_vgg16_bn", "cifar_vgg16_bn_half", "cifar_vit", "cifar_vit_small")
 ALL = ("cifar_resnet20", "cifar_resnet56", "mobilenetv2", "mobilenetv2_cifar10", *ZOO, *SHIPPED)
 CLASSES = {"VGG": VGG, "ResNet": ResNet, "ViT": VisionTransformer, "MobileNet": EfficientNet}
 
@@ -80,6 +80,8 @@ def test_shipped_files_are_the_recorded_ones(name):
         ("cifar_resnet18", "filters", 4800, 20),
         ("cifar_vit", "neurons", 9 * (768 + 192), 18),
         ("cifar_vit", "heads", 9 * 6, 9),
+        ("cifar_vit_small", "neurons", 6 * (256 + 128), 12),
+        ("cifar_vit_small", "heads", 6 * 4, 6),
     ],
 )
 def test_units(name, granularity, n_units, n_layers):
@@ -105,6 +107,7 @@ def test_units(name, granularity, n_units, n_layers):
         ("cifar_vgg16_bn_half", Size(3_686_954, 78_744_064)),
         ("cifar_resnet18", Size(11_173_962, 555_422_720)),
         ("cifar_vit", Size(4_028_170, 273_978_624)),
+        ("cifar_vit_small", Size(811_146, 58_002_176)),
     ],
 )
 def test_sizes_are_those_of_the_cards(name, size):
