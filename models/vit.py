@@ -92,6 +92,12 @@ cifar_vit_small = Model(
     input_size=(3, 32, 32),
     mean=_cifar.MEAN,
     std=_cifar.STD,
+    weights=Weights(
+        file="cifar_vit_small.safetensors",
+        digest="dcc01d3059a43bd83025509addc36313fedcf9fe28b6fb1b2a233397bff63721",
+        sha256="54d60973bc1ae2dcf3046796ac4f416ad99820b8fef93bce8fa69993751c630b",
+        package=Path(__file__).parent,
+    ),
     # In so few epochs no image is learned by heart.
     recipe=replace(_cifar.ADAMW, epochs=16, batch_size=64, policy="none", cutmix=0.0),
     made_when_used=False,

@@ -19,8 +19,8 @@ from pruneboard.benchmark.evaluate import Evaluation, measure
 from pruneboard.benchmark.plugins import models
 from pruneboard.benchmark.units import find_layers
 
-SHIPPED = ("digits_resnet", "digits_vgg", "digits_vit", "cifar_vgg16_bn_half")
-ZOO = ("cifar_resnet18", "cifar_vgg16_bn", "cifar_vit", "cifar_vit_small")
+SHIPPED = ("digits_resnet", "digits_vgg", "digits_vit", "cifar_vgg16_bn_half", "cifar_vit_small")
+ZOO = ("cifar_resnet18", "cifar_vgg16_bn", "cifar_vit")
 ALL = ("cifar_resnet20", "cifar_resnet56", "mobilenetv2", "mobilenetv2_cifar10", *ZOO, *SHIPPED)
 CLASSES = {"VGG": VGG, "ResNet": ResNet, "ViT": VisionTransformer, "MobileNet": EfficientNet}
 
@@ -51,7 +51,7 @@ def test_shipped_weights_classify_the_digits(name, n_right):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "n_right"), [("cifar_vgg16_bn_half", 8508)])
+@pytest.mark.parametrize(("name", "n_right"), [("cifar_vgg16_bn_half", 8508), ("cifar_vit_small", 7377)])
 def test_shipped_weights_classify_the_photographs(name, n_right, shared_data, monkeypatch):
     monkeypatch.setenv("PRUNEBOARD_DATA", str(shared_data))
     accuracy = evaluate(models().get(name), "cifar10-jpeg")
