@@ -61,7 +61,7 @@ def print_overall(runs: Path, results: Path | None) -> None:
     rows = concatenate(_read(suite, runs, results).rows for suite in suites)
     console = make_console()
     console.print(Text("Across networks: suites that score once and measure on unseen images", style="bold"))
-    console.print(overall_table(rank_across(with_display_names(rows), suites)))
+    console.print(overall_table(rank_across(area_under_curve(with_display_names(rows)), suites)))
 
 
 def print_comparison(suite: Suite, runs: Path, studies: Sequence[Study]) -> None:
@@ -148,6 +148,8 @@ def build(runs: Path | None, results: Path, out: Path, *, local: bool = False) -
     suites = _all_suites()
     read = {suite.name: _read(suite, runs, None if local else results) for suite in suites}
     rows = concatenate(found.rows for found in read.values())
+    origins = pd.concat([found.rows[["key", "origin"]] for found in read.values()])
+    rows = rows.assign(origin=rows["key"].map(origins.drop_duplicates("key").set_index("key")["origin"]))
     published = {suite.name: load_published(suite, suite_path(suite.name)) for suite in suites}
     page = build_site(
         rows,

@@ -8,7 +8,7 @@ import pandas as pd
 from pruneboard.benchmark.render.estimates import Estimate
 from pruneboard.benchmark.render.views import Line, SuiteView
 from pruneboard.benchmark.schema import Suite
-from pruneboard.benchmark.stats import CriticalDifference, Overall, area_under_curve, overall
+from pruneboard.benchmark.stats import CriticalDifference, Overall, overall
 
 _PROTOCOL = "one_shot"
 
@@ -55,31 +55,35 @@ class OverallView:
     diagram: CriticalDifference
 
 
-def rank_across(rows: pd.DataFrame, suites: Sequence[Suite]) -> Overall:
+def rank_across(areas: pd.DataFrame, suites: Sequence[Suite]) -> Overall:
     """Rank criteria across the networks of all suites that score once and measure on unseen images.
 
     Args:
-        rows: a table with the columns of `schema.Row`; rows of other suites are left out.
+        areas: what `stats.area_under_curve` returns; those of other suites are left out.
         suites: suites of the rows.
 
     Raises:
         TableError: the rows do not allow the statistics.
     """
     counted = [suite.name for suite in suites if suite.protocol == _PROTOCOL and suite.on_unseen_images]
-    return overall(area_under_curve(rows.loc[rows["suite"].isin(counted)]))
+    return overall(areas.loc[areas["suite"].isin(counted)])
 
 
-def view_overall(rows: pd.DataFrame, views: Sequence[SuiteView]) -> OverallView | None:
+def view_overall(views: Sequence[SuiteView]) -> OverallView | None:
     """Show what `rank_across` finds.
 
     Args:
-        rows: a table with the columns of `schema.Row`, displayed names.
-        views: views of the suites.
+        views: views of the suites, with displayed names.
 
     Returns:
         The ranking; None when there are fewer than two networks or criteria to rank.
     """
-    found = rank_across(rows, [view.suite for view in views])
+    measured = [view for view in views if len(view.areas)]
+    if not measured:
+        return None
+    found = rank_across(
+        pd.concat([view.areas for view in measured], ignore_index=True), [view.suite for view in measured]
+    )
     if len(found.networks) < 2 or len(found.standings) < 2:
         return None
     lines: Mapping[str, Line] = {
