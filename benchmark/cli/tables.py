@@ -61,7 +61,7 @@ def print_overall(runs: Path, results: Path | None) -> None:
     rows = concatenate(_read(suite, runs, results).rows for suite in suites)
     console = make_console()
     console.print(Text("Across networks: suites that score once and measure on unseen images", style="bold"))
-    console.print(overall_table(rank_across(area_under_curve(with_display_names(rows)), suites)))
+    console.print(overall_table(rank_across(with_display_names(rows), suites)))
 
 
 def print_comparison(suite: Suite, runs: Path, studies: Sequence[Study]) -> None:

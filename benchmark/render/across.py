@@ -8,7 +8,7 @@ import pandas as pd
 from pruneboard.benchmark.render.estimates import Estimate
 from pruneboard.benchmark.render.views import Line, SuiteView
 from pruneboard.benchmark.schema import Suite
-from pruneboard.benchmark.stats import CriticalDifference, Overall, overall
+from pruneboard.benchmark.stats import CriticalDifference, Overall, area_under_curve, overall
 
 _PROTOCOL = "one_shot"
 
@@ -55,18 +55,22 @@ class OverallView:
     diagram: CriticalDifference
 
 
-def rank_across(areas: pd.DataFrame, suites: Sequence[Suite]) -> Overall:
+def rank_across(rows: pd.DataFrame, suites: Sequence[Suite]) -> Overall:
     """Rank criteria across the networks of all suites that score once and measure on unseen images.
 
     Args:
-        areas: what `stats.area_under_curve` returns; those of other suites are left out.
+        rows: a table with the columns of `schema.Row`; rows of other suites are left out.
         suites: suites of the rows.
 
     Raises:
         TableError: the rows do not allow the statistics.
     """
-    counted = [suite.name for suite in suites if suite.protocol == _PROTOCOL and suite.on_unseen_images]
-    return overall(areas.loc[areas["suite"].isin(counted)])
+    counted = [suite.name for suite in suites if _counts(suite)]
+    return overall(area_under_curve(rows.loc[rows["suite"].isin(counted)]))
+
+
+def _counts(suite: Suite) -> bool:
+    return suite.protocol == _PROTOCOL and suite.on_unseen_images
 
 
 def view_overall(views: Sequence[SuiteView]) -> OverallView | None:
@@ -78,12 +82,10 @@ def view_overall(views: Sequence[SuiteView]) -> OverallView | None:
     Returns:
         The ranking; None when there are fewer than two networks or criteria to rank.
     """
-    measured = [view for view in views if len(view.areas)]
+    measured = [view.areas for view in views if _counts(view.suite) and len(view.areas)]
     if not measured:
         return None
-    found = rank_across(
-        pd.concat([view.areas for view in measured], ignore_index=True), [view.suite for view in measured]
-    )
+    found = overall(pd.concat(measured, ignore_index=True))
     if len(found.networks) < 2 or len(found.standings) < 2:
         return None
     lines: Mapping[str, Line] = {

@@ -2,14 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup, escape
 
 from pruneboard.benchmark.render.estimates import Estimate
-from pruneboard.benchmark.render.links import rows_link, slug, web_link
+from pruneboard.benchmark.render.evidence import claim_link
+from pruneboard.benchmark.render.links import pooled_link, rows_link, slug, web_link
 from pruneboard.benchmark.render.styles import family_class
 from pruneboard.benchmark.render.views import Line
 from pruneboard.benchmark.schema import display_name
@@ -45,8 +46,13 @@ def make_environment(folder: Path) -> jinja2.Environment:
         "web_link": web_link,
         "zip": lambda first, second: list(zip(first, second, strict=True)),
     }
-    environment.globals |= {"whiskers": _whiskers, "rows_link": rows_link}
+    environment.globals |= {"whiskers": _whiskers, "rows_link": rows_link, "pooled_link": pooled_link, "claim_link": claim_link, "rows_of_line": _rows_of_line}
     return environment
+
+
+def _rows_of_line(root: str, suite: str, **cell: object) -> Callable[[str], str]:
+    """Return what gives the address of the rows behind one criterion's line of a table."""
+    return lambda criterion: root + rows_link(suite, criterion, **cell)
 
 
 def _percent(fraction: float, n_decimals: int = 2) -> str:
