@@ -33,7 +33,7 @@
     const known = (name) => suites.some((suite) => own(own(files, suite) ?? {}, name));
     const criteria = [...new Set(state.all("criterion"))].filter(known);
     const among = (key) => (state.get(key) ? new Set(state.get(key).split(".")) : null);
-    return { networks: new Set(networks), suites, criteria, seeds: among("seeds"), images: among("images"), wins: state.get("show") === "wins" };
+    return { networks: new Set(networks), pooled: networks.length > 1, suites, criteria, seeds: among("seeds"), images: among("images"), wins: state.get("show") === "wins" };
   };
   const needed = (q) =>
     q.suites.flatMap((suite) => {
@@ -83,8 +83,8 @@
     return new DataTable(table, {
       data: lines,
       deferRender: true,
-      // Whatever rows hold is shown as text.
-      columns: heads.map(([title, numeric]) => ({ title, render: text, className: numeric ? "number" : "reason", type: numeric ? "num" : "string" })),
+      // Whatever rows hold is shown as text; titles, which may be names of criteria, are taken for HTML.
+      columns: heads.map(([title, numeric]) => ({ title: element("span", {}, title).innerHTML, render: text, className: numeric ? "number" : "reason", type: numeric ? "num" : "string" })),
       paging: lines.length > 100, pageLength: 100, lengthChange: false, searching: false, info: false, autoWidth: false, order: [],
       layout: { topStart: null, topEnd: null, bottomStart: lines.length > 100 ? "paging" : null, bottomEnd: null },
     });
@@ -92,7 +92,7 @@
 
   // The mean that the site shows: of one suite within each seed first, of pooled networks within each of these first.
   const averaged = (rows, value, q) => {
-    const groups = grouped(rows, q.networks.size ? networkOf : (row) => row.seed);
+    const groups = grouped(rows, q.pooled ? networkOf : (row) => row.seed);
     return mean([...groups.values()].map((part) => mean(part.map(value))));
   };
   const curveKey = (p) => `${networkOf(p)}~${p.seed}~${p.shots}`;
@@ -126,7 +126,7 @@
 
   const verdict = (found, rate, q) => {
     const parts = grouped(found, (p) => p.criterion);
-    const how = q.networks.size ? `within each of ${count(new Set(found.map(networkOf)).size, "network")} first, then over the networks` : `within each of ${count(new Set(found.map((p) => p.seed)).size, "seed")} first, then over the seeds`;
+    const how = q.pooled ? `within each of ${count(new Set(found.map(networkOf)).size, "network")} first, then over the networks` : `within each of ${count(new Set(found.map((p) => p.seed)).size, "seed")} first, then over the seeds`;
     const means = [...parts].map(([name, part]) => [name, averaged(part, (p) => p.top1, q)]);
     const text = `Mean top-1 accuracy of ${means.length > 1 ? "the rows of each criterion" : `these ${count(found.length, "row")}`}: ${how}.${rate === "" ? " Over all rates, it is A_PR." : ""}`;
     return [...(means.length === 1 ? [element("p", { class: "verdict" }, `${percent(means[0][1])} %`)] : []), element("p", {}, text)];
@@ -148,8 +148,8 @@
     const curves = curvesOf(everything);
     const all = new Set(curves.map(curveKey));
     const complete = [...grouped(curves, (c) => c.criterion)].filter(([, part]) => part.length === all.size);
-    const groupOf = q.networks.size ? networkOf : (c) => c.seed;
-    const cellOf = q.networks.size ? networkOf : curveKey;
+    const groupOf = q.pooled ? networkOf : (c) => c.seed;
+    const cellOf = q.pooled ? networkOf : curveKey;
     const cells = new Map(complete.map(([criterion, part]) => [criterion, new Map([...grouped(part, cellOf)].map(([cell, of]) => [cell, { group: groupOf(of[0]), value: mean(of.map((c) => c.a_pr)) }]))]));
     const mine = cells.get(name);
     if (!mine) return null;
@@ -169,10 +169,10 @@
       return [];
     }
     const share = mean(rivals.map((r) => r.share));
-    const cells = q.networks.size ? "network by network" : "at the same network, seed and number of images, within each seed first";
+    const cells = q.pooled ? "network by network" : "at the same network, seed and number of images, within each seed first";
     summary.append(
       element("p", { class: "verdict" }, `${percent(share, 0)} % of comparisons won`),
-      element("p", {}, `A_PR of ${q.criteria[0]} beside that of ${count(rivals.length, "other")}, ${cells}; a tie counts half.${q.networks.size ? ` Its average rank among them is ${(1 + (1 - share) * rivals.length).toFixed(1)}.` : ""} Ranks come from tests of these differences, which the method describes.`),
+      element("p", {}, `A_PR of ${q.criteria[0]} beside that of ${count(rivals.length, "other")}, ${cells}; a tie counts half.${q.pooled ? ` Its average rank among them is ${(1 + (1 - share) * rivals.length).toFixed(1)}.` : ""} Ranks come from tests of these differences, which the method describes.`),
     );
     return [tabulate("win-table", [["against"], ["its A_PR in %", 1], ["lead in points", 1], ["won", 1], ["tied", 1], ["lost", 1], ["share won in %", 1]],
       rivals.map((r) => [r.rival, percent(r.value), signed(r.lead), r.won, r.tied, r.lost, percent(r.share, 1)]), `${q.criteria[0]} against each other criterion, the hardest first`)];
