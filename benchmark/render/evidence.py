@@ -8,9 +8,7 @@ from pruneboard.benchmark.render.views import SuiteView
 from pruneboard.benchmark.schema import display_name
 
 
-def claim_link(
-    claim: Claim, contrast: Contrast, networks: Sequence[NetworkResult], views: Sequence[SuiteView]
-) -> str:
+def claim_link(claim: Claim, contrast: Contrast, networks: Sequence[NetworkResult], views: Sequence[SuiteView]) -> str:
     """Return the address of the rows of both sides of a contrast.
 
     Args:
@@ -34,5 +32,7 @@ def _both_sides(claim: Claim, result: NetworkResult, views: Sequence[SuiteView])
                 same = (head.name, section.granularity) == (result.model, result.granularity)
                 other_protocol = claim.kind == "protocols" and same and view.suite.protocol in protocols
                 other_family = view.suite.name == result.suite and head.family in claim.other_families
-                if other_protocol or (other_family and section.granularity in (claim.granularities or (section.granularity,))):
+                if other_protocol or (
+                    other_family and section.granularity in (claim.granularities or (section.granularity,))
+                ):
                     yield view.suite.name, head.name, section.granularity

@@ -177,7 +177,10 @@ def _each_key(make: Callable[[Sequence[str]], pd.DataFrame]) -> dict[str, pd.Dat
 
 def _grids(table: pd.DataFrame, criteria: list[str], rates: list[float]) -> dict[str, list[list[Any]]]:
     """Arrange what a table says of each criterion and rate as grids of criteria (lines) and rates."""
-    place = pd.Index(criteria).get_indexer(table["criterion"]), pd.Index(rates).get_indexer(table["rate"])
+    place = (
+        pd.Index(criteria).get_indexer(pd.Index(table["criterion"])),
+        pd.Index(rates).get_indexer(pd.Index(table["rate"])),
+    )
     grids = {}
     for name in ("top1", "low", "high", *_SIZES):
         if table[name].notna().any():

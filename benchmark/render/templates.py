@@ -46,13 +46,19 @@ def make_environment(folder: Path) -> jinja2.Environment:
         "web_link": web_link,
         "zip": lambda first, second: list(zip(first, second, strict=True)),
     }
-    environment.globals |= {"whiskers": _whiskers, "rows_link": rows_link, "pooled_link": pooled_link, "claim_link": claim_link, "rows_of_line": _rows_of_line}
+    environment.globals |= {
+        "whiskers": _whiskers,
+        "rows_link": rows_link,
+        "pooled_link": pooled_link,
+        "claim_link": claim_link,
+        "rows_of_line": _rows_of_line,
+    }
     return environment
 
 
-def _rows_of_line(root: str, suite: str, **cell: object) -> Callable[[str], str]:
+def _rows_of_line(root: str, suite: str, granularity: str, model: str | None = None) -> Callable[[str], str]:
     """Return what gives the address of the rows behind one criterion's line of a table."""
-    return lambda criterion: root + rows_link(suite, criterion, **cell)
+    return lambda criterion: root + rows_link(suite, criterion, granularity=granularity, model=model)
 
 
 def _percent(fraction: float, n_decimals: int = 2) -> str:

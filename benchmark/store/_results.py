@@ -136,9 +136,7 @@ class ResultsStore:
         rows = migrate(joined, version)
         missing = [name for name in NAMES if name not in rows]
         if missing:
-            raise StoreError(
-                f"a result table must have every column of the schema, but `{jobs_path}` lacks {missing}."
-            )
+            raise StoreError(f"a result table must have every column of the schema, but `{jobs_path}` lacks {missing}.")
         return rows[NAMES]
 
 

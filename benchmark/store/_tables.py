@@ -42,9 +42,7 @@ def concatenate(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
         return found[0].reset_index(drop=True)
     # Categories of two tables may differ; their texts are put together, and become categories once.
     texts = [{n: t[n].astype("str") for n in t.columns if isinstance(t[n].dtype, pd.CategoricalDtype)} for t in found]
-    return typed(
-        pd.concat([table.assign(**own) for table, own in zip(found, texts, strict=True)], ignore_index=True)
-    )
+    return typed(pd.concat([table.assign(**own) for table, own in zip(found, texts, strict=True)], ignore_index=True))
 
 
 @functools.cache

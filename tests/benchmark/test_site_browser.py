@@ -351,7 +351,11 @@ def test_the_overall_ranking_opens_the_rows_of_all_its_networks(visit, rows):
     ("name", "line", "cell"),
     [
         ("index.html", "table.overall tbody tr", "td:nth-child(5) a"),
-        ("suites/digits.html?shots=5", "section[data-granularity=filters] table.ranking tbody tr", "[data-cell=wins] a"),
+        (
+            "suites/digits.html?shots=5",
+            "section[data-granularity=filters] table.ranking tbody tr",
+            "[data-cell=wins] a",
+        ),
     ],
 )
 def test_a_win_rate_is_found_again_in_the_rows_of_all_criteria(visit, name, line, cell):
