@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jinja2
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from pruneboard.benchmark.render.estimates import Estimate
 from pruneboard.benchmark.render.evidence import claim_link
+from pruneboard.benchmark.render.formulas import with_formulas
 from pruneboard.benchmark.render.links import pooled_link, rows_link, slug, web_link
 from pruneboard.benchmark.render.styles import family_class
 from pruneboard.benchmark.render.views import Line
@@ -81,12 +82,14 @@ def _count(number: int, noun: str) -> str:
 
 
 def _prose(text: str) -> Markup:
-    """Return a text with what stands in backticks as code; all else is escaped."""
+    """Return a text with what stands in backticks as code, and formulas as MathML; all else is escaped."""
     parts = text.split("`")
     # An odd number of backticks is no pair of quotes.
     if len(parts) % 2 == 0:
-        return escape(text)
-    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
+        return with_formulas(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if i % 2 else with_formulas(part) for i, part in enumerate(parts)
+    )
 
 
 def _bytes(number: float) -> str:
