@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pruneboard.benchmark.errors import SiteError
+
 _N_RATES = 10
 
 
@@ -21,6 +23,9 @@ def layers_removed(rows: pd.DataFrame, criteria: Sequence[str]) -> dict[str, dic
     Returns:
         By network: `names` and `units` of its layers, `rates`, and `removed` in whole percent, by criterion (in the
         order of `criteria`, None without rows), rate and layer.
+
+    Raises:
+        SiteError: a row does not say how many units each layer has left.
     """
     known = rows.loc[(rows["units_left"].fillna("") != "") & (rows["layers"].fillna("") != "")]
     answer: dict[str, dict[str, Any]] = {}
@@ -47,11 +52,17 @@ def _spread(rates: Sequence[float]) -> list[float]:
 def _removed(
     rows: pd.DataFrame, criteria: Sequence[str], rates: Sequence[float], units: Sequence[int]
 ) -> list[list[list[int]] | None]:
-    left = np.fromstring(" ".join(rows["units_left"]), dtype=float, sep=" ").reshape(len(rows), len(units))
+    try:
+        left = np.array(" ".join(rows["units_left"]).split(), dtype=float).reshape(len(rows), len(units))
+    except ValueError as error:
+        raise SiteError(
+            f"`units_left` must hold a number for each of the {len(units)} layers in `layers`, but a row of "
+            f"{rows['suite'].iloc[0]} / {rows['model'].iloc[0]} does not; measure that job again."
+        ) from error
     places = rows.groupby(["criterion", "rate"], sort=False).indices
     return [
         [_percent(1 - left[places[name, rate]].mean(axis=0) / units) for rate in rates]
-        if all((name, rate) in places for rate in rates)
+        if rates and all((name, rate) in places for rate in rates)
         else None
         for name in criteria
     ]

@@ -105,7 +105,7 @@
     return `rows.html?${query}`;
   };
   const linked = (text, href, kind = null) => element("td", { class: "number" }, element("a", { href, class: kind }, text));
-  const points = (value, sign = true) => `${sign && value >= 0 ? "−" : sign ? "+" : ""}${percent(Math.abs(value))}`;
+  const points = (value) => `${value > 0 ? "−" : value < 0 ? "+" : ""}${percent(Math.abs(value))}`;
 
   const render = () => {
     const q = question();
