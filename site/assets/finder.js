@@ -158,7 +158,7 @@
     table.append(element("thead", {}, element("tr", {}, ...heads.map((h, i) => (h || i ? element("th", { scope: "col", class: i > 2 ? "number" : null }, h) : element("td"))))));
     const body = element("tbody");
     list.slice(0, 8).forEach((c, i) => {
-      const line = element("tr", {}, number(String(i + 1)));
+      const line = element("tr", {}, element("td", { class: "number", "data-count": true }, String(i + 1)));
       const name = element("th", { scope: "row" }, element("i", { class: `dot family-${families[c.name] ?? "other"}`, "aria-hidden": "true" }), element("a", { href: `criteria/${c.slug}.html` }, c.name));
       line.append(name, element("td", {}, c.needs));
       if (q.goal === "rate") {

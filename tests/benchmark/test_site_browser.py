@@ -384,8 +384,8 @@ def test_the_finder_opens_the_rows_of_all_networks_that_it_pools(visit, rows):
 def test_two_criteria_are_set_beside_each_other(visit):
     page = visit("criteria/magnitude.html")
     line = page.locator("table tbody tr", has_text="digits_vgg").first
-    behind = line.locator("td").nth(5).inner_text()
-    opened(page, line.locator("td").nth(5).locator("a"))
+    behind = line.locator("td").nth(4).inner_text()
+    opened(page, line.locator("td").nth(4).locator("a"))
 
     assert page.locator("#network-table tbody tr").inner_text().split("\t")[-1] == f"−{behind}"
 
