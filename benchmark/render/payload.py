@@ -14,7 +14,7 @@ from pruneboard.benchmark.render.layers import layers_removed
 from pruneboard.benchmark.render.links import slug
 from pruneboard.benchmark.render.styles import Style
 from pruneboard.benchmark.render.views import Section
-from pruneboard.benchmark.stats import CURVE_KEYS, curves, standings, summarise
+from pruneboard.benchmark.stats import CURVE_KEYS, checked_points, curves_of, standings, summarise
 
 ALL_SHOTS = "all"
 """Key of the mean over all numbers of shots."""
@@ -118,7 +118,8 @@ def section_data(rows: pd.DataFrame, areas: pd.DataFrame, section: Section, defa
     sizes_kept = areas.merge(
         points, left_on=[*CURVE_KEYS, "top_pr"], right_on=[*CURVE_KEYS, "rate"], how="left", validate="one_to_one"
     )
-    by_shots, overall = _by_shots(rows, points, ("criterion",)), _by_shots(rows, points, ("model", "criterion"))
+    measured, _ = checked_points(rows)
+    by_shots, overall = (_by_shots(measured, points, by) for by in (("criterion",), ("model", "criterion")))
     keys = (ALL_SHOTS, *map(str, section.shots))
     summaries, possible = (_each_key(partial(make, areas)) for make in (summarise, standings))
     kept = _each_key(lambda by: sizes_kept.groupby(list(by), sort=True)[list(_SIZES)].mean().reset_index())
@@ -154,11 +155,11 @@ def embed_json(value: Any) -> Markup:
     return Markup(text)
 
 
-def _by_shots(rows: pd.DataFrame, points: pd.DataFrame, by: Sequence[str]) -> dict[str, pd.DataFrame]:
+def _by_shots(measured: pd.DataFrame, points: pd.DataFrame, by: Sequence[str]) -> dict[str, pd.DataFrame]:
     """Return accuracies and sizes at each rate for all shots together and for each number of shots."""
     answer: dict[str, pd.DataFrame] = {}
     for keys in ([*by], [*by, "shots"]):
-        accuracy = curves(rows, ("suite", "granularity", *keys))
+        accuracy = curves_of(measured, ("suite", "granularity", *keys))
         sizes = points.groupby([*keys, "rate"], sort=True)[list(_SIZES)].mean().reset_index()
         table = accuracy.rename(columns={"mean": "top1"}).merge(sizes, on=[*keys, "rate"], validate="one_to_one")
         if "shots" not in keys:
