@@ -148,6 +148,8 @@ def build(runs: Path | None, results: Path, out: Path, *, local: bool = False) -
     suites = _all_suites()
     read = {suite.name: _read(suite, runs, None if local else results) for suite in suites}
     rows = concatenate(found.rows for found in read.values())
+    origins = pd.concat([found.rows[["key", "origin"]] for found in read.values()])
+    rows = rows.assign(origin=rows["key"].map(origins.drop_duplicates("key").set_index("key")["origin"]))
     published = {suite.name: load_published(suite, suite_path(suite.name)) for suite in suites}
     page = build_site(
         rows,

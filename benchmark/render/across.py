@@ -65,21 +65,27 @@ def rank_across(rows: pd.DataFrame, suites: Sequence[Suite]) -> Overall:
     Raises:
         TableError: the rows do not allow the statistics.
     """
-    counted = [suite.name for suite in suites if suite.protocol == _PROTOCOL and suite.on_unseen_images]
+    counted = [suite.name for suite in suites if _counts(suite)]
     return overall(area_under_curve(rows.loc[rows["suite"].isin(counted)]))
 
 
-def view_overall(rows: pd.DataFrame, views: Sequence[SuiteView]) -> OverallView | None:
+def _counts(suite: Suite) -> bool:
+    return suite.protocol == _PROTOCOL and suite.on_unseen_images
+
+
+def view_overall(views: Sequence[SuiteView]) -> OverallView | None:
     """Show what `rank_across` finds.
 
     Args:
-        rows: a table with the columns of `schema.Row`, displayed names.
-        views: views of the suites.
+        views: views of the suites, with displayed names.
 
     Returns:
         The ranking; None when there are fewer than two networks or criteria to rank.
     """
-    found = rank_across(rows, [view.suite for view in views])
+    measured = [view.areas for view in views if _counts(view.suite) and len(view.areas)]
+    if not measured:
+        return None
+    found = overall(pd.concat(measured, ignore_index=True))
     if len(found.networks) < 2 or len(found.standings) < 2:
         return None
     lines: Mapping[str, Line] = {

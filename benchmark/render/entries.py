@@ -39,7 +39,8 @@ class Standing:
         a_pr: mean over shots and seeds.
         place: 1 is best among the criteria that have results there.
         n_compared: how many these are.
-        behind: best A_PR minus this one, in [0, 1].
+        best: criterion with the best A_PR there.
+        behind: that A_PR minus this one, in [0, 1].
         over_control: this A_PR minus that of random scores; None where these were not measured.
     """
 
@@ -49,6 +50,7 @@ class Standing:
     a_pr: Estimate
     place: int
     n_compared: int
+    best: str
     behind: float
     over_control: float | None
 
@@ -206,6 +208,7 @@ def _standings(name: str, view: SuiteView, section: Section) -> Iterator[Standin
             continue
         own = values[name].mean
         control = values.get(_CONTROL)
+        best = max(values, key=lambda key: values[key].mean)
         yield Standing(
             suite=view.suite,
             model=head.name,
@@ -213,7 +216,8 @@ def _standings(name: str, view: SuiteView, section: Section) -> Iterator[Standin
             a_pr=values[name],
             place=1 + sum(value.mean > own for value in values.values()),
             n_compared=len(values),
-            behind=max(value.mean for value in values.values()) - own,
+            best=best,
+            behind=values[best].mean - own,
             over_control=None if control is None else own - control.mean,
         )
 

@@ -72,6 +72,7 @@ def _group(rows: pd.DataFrame, tags: Mapping[str, str]) -> dict[str, Any] | None
     unpruned = points.loc[points["rate"] == 0, [*cell, "top1"]].rename(columns={"top1": "unpruned"})
     points = points.merge(unpruned, on=cell, validate="many_to_one")
     points["loss"] = points["unpruned"] - points["top1"]
+    n_seeds = points["seed"].nunique()
     points = _common(points, len(networks))
     if points.empty:
         return None
@@ -87,6 +88,8 @@ def _group(rows: pd.DataFrame, tags: Mapping[str, str]) -> dict[str, Any] | None
         "shots": shots,
         "rates": rates,
         "n_seeds": values.shape[-1],
+        # Other seeds than those that all networks have are not averaged.
+        "seeds": None if loss.shape[1] == n_seeds else ".".join(map(str, loss.columns)),
         "unpruned": int(np.rint(_UNIT * points["unpruned"].mean())),
         "loss": _whole(mean),
         "half_width": _whole(half_width),

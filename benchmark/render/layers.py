@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pruneboard.benchmark.errors import SiteError
+
 _N_RATES = 10
 
 
@@ -21,21 +23,22 @@ def layers_removed(rows: pd.DataFrame, criteria: Sequence[str]) -> dict[str, dic
     Returns:
         By network: `names` and `units` of its layers, `rates`, and `removed` in whole percent, by criterion (in the
         order of `criteria`, None without rows), rate and layer.
+
+    Raises:
+        SiteError: a row does not say how many units each layer has left.
     """
     known = rows.loc[(rows["units_left"].fillna("") != "") & (rows["layers"].fillna("") != "")]
     answer: dict[str, dict[str, Any]] = {}
     for model, part in known.groupby("model", sort=True):
         layers: dict[str, int] = json.loads(str(part["layers"].iloc[0]))
-        units = np.array(list(layers.values()), dtype=float)
         # Rows of networks that were changed under one name cannot be averaged layer by layer.
         part = part.loc[part["layers"] == part["layers"].iloc[0]]
         rates = _spread([float(rate) for rate in sorted(part["rate"].unique()) if rate > 0])
-        removed = [_of_criterion(part.loc[part["criterion"] == name], rates, units) for name in criteria]
         answer[str(model)] = {
             "names": list(layers),
             "units": list(layers.values()),
             "rates": rates,
-            "removed": removed,
+            "removed": _removed(part.loc[part["rate"].isin(rates)], criteria, rates, list(layers.values())),
         }
     return answer
 
@@ -46,12 +49,24 @@ def _spread(rates: Sequence[float]) -> list[float]:
     return list(rates)[step - 1 :: step]
 
 
-def _of_criterion(rows: pd.DataFrame, rates: Sequence[float], units: np.ndarray) -> list[list[int]] | None:
-    if rows.empty:
-        return None
-    answer = []
-    for rate in rates:
-        left = [np.array(text.split(), dtype=float) for text in rows.loc[rows["rate"] == rate, "units_left"]]
-        share = 1 - np.mean(left, axis=0) / units
-        answer.append([round(100 * value) for value in share])
-    return answer
+def _removed(
+    rows: pd.DataFrame, criteria: Sequence[str], rates: Sequence[float], units: Sequence[int]
+) -> list[list[list[int]] | None]:
+    try:
+        left = np.array(" ".join(rows["units_left"]).split(), dtype=float).reshape(len(rows), len(units))
+    except ValueError as error:
+        raise SiteError(
+            f"`units_left` must hold a number for each of the {len(units)} layers in `layers`, but a row of "
+            f"{rows['suite'].iloc[0]} / {rows['model'].iloc[0]} does not; measure that job again."
+        ) from error
+    places = rows.groupby(["criterion", "rate"], sort=False).indices
+    return [
+        [_percent(1 - left[places[name, rate]].mean(axis=0) / units) for rate in rates]
+        if rates and all((name, rate) in places for rate in rates)
+        else None
+        for name in criteria
+    ]
+
+
+def _percent(shares: np.ndarray) -> list[int]:
+    return [round(100 * share) for share in shares.tolist()]

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import urlencode, urlsplit
 
 _PLAIN = re.compile(r"[a-z][a-z0-9_]*")
@@ -21,16 +22,32 @@ def slug(name: str) -> str:
     return f"{kept}.{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:10]}".lstrip(".")
 
 
-def rows_link(suite: str, criterion: str, **cell: object) -> str:
+Network = tuple[str, str, str]
+"""A network in a suite, with the kind of unit that is pruned: suite, network, granularity."""
+
+
+def rows_link(suite: str, *criteria: str, show: str | None = None, **cell: object) -> str:
     """Return the address of the rows behind a number, relative to the site's root.
 
     Args:
         suite: suite.
-        criterion: displayed name.
+        criteria: displayed names; of several, the first is compared with the others.
+        show: `wins` to set the criterion beside all others of the suite.
         cell: any of `granularity`, `model`, `shots`, `rate` and `seed`; None leaves one open.
     """
-    given = {name: str(value) for name, value in cell.items() if value is not None}
-    return f"rows.html?{urlencode({'suite': suite, 'criterion': criterion, **given})}"
+    return _rows([("suite", suite)], criteria, show, cell)
+
+
+def pooled_link(networks: Iterable[Network], *criteria: str, show: str | None = None, **cell: object) -> str:
+    """Return the address of the rows behind a number that pools networks, as `rows_link` for one suite."""
+    return _rows([("network", "~".join(network)) for network in networks], criteria, show, cell)
+
+
+def _rows(
+    where: Sequence[tuple[str, str]], criteria: Sequence[str], show: str | None, cell: Mapping[str, object]
+) -> str:
+    given = [(name, str(value)) for name, value in {**cell, "show": show}.items() if value is not None]
+    return f"rows.html?{urlencode([*where, *(('criterion', name) for name in criteria), *given])}"
 
 
 def web_link(source: str) -> str | None:

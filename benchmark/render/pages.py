@@ -20,10 +20,9 @@ from pruneboard.benchmark.render.finder import finder_data
 from pruneboard.benchmark.render.folder import replaced
 from pruneboard.benchmark.render.history import view_history
 from pruneboard.benchmark.render.libraries import tables_script, vega_script
-from pruneboard.benchmark.render.links import slug
 from pruneboard.benchmark.render.payload import SectionData, embed_json, section_data
 from pruneboard.benchmark.render.protocols import view_protocols
-from pruneboard.benchmark.render.rowdata import ROW_COLUMNS, rows_script
+from pruneboard.benchmark.render.rowdata import rows_files
 from pruneboard.benchmark.render.speed import view_speeds
 from pruneboard.benchmark.render.styles import Style, styles
 from pruneboard.benchmark.render.templates import make_environment
@@ -31,7 +30,6 @@ from pruneboard.benchmark.render.tuning import TuningLine, current_studies, view
 from pruneboard.benchmark.render.views import SuiteView, view_suite, with_display_names
 from pruneboard.benchmark.schema import COLUMNS, PublishedPoint, Suite, digest
 from pruneboard.benchmark.speeds import Speed, current_speeds, write_speeds
-from pruneboard.benchmark.stats import area_under_curve
 from pruneboard.benchmark.store import points_and_jobs
 from pruneboard.benchmark.studies import Study, write_trials
 
@@ -146,8 +144,8 @@ def _suite_page(rows: pd.DataFrame, shown: pd.DataFrame, suite: Suite, source: s
     ok = part_shown.loc[part_shown["status"] == "ok"]
     data = {}
     for section in view.sections:
-        here = ok.loc[ok["granularity"] == section.granularity]
-        data[section.granularity] = section_data(here, area_under_curve(here), section, view.default_shots)
+        here, areas = (table.loc[table["granularity"] == section.granularity] for table in (ok, view.areas))
+        data[section.granularity] = section_data(here, areas, section, view.default_shots)
     stale = shown.iloc[:0] if extras.stale is None else with_display_names(extras.stale)
     return _SuitePage(
         view=view,
@@ -242,7 +240,7 @@ def _write_index(shown: pd.DataFrame, pages: Sequence[_SuitePage], write: _Write
         "index.html",
         finder=embed_json({"groups": groups, "families": families}),
         n_groups=len(groups),
-        overall=view_overall(shown, [page.view for page in pages]),
+        overall=view_overall([page.view for page in pages]),
     )
 
 
@@ -263,10 +261,9 @@ def _write_rest(shown: pd.DataFrame, pages: Sequence[_SuitePage], write: _Writer
     write("method.html", "method.html", datasets=extras.catalogue.datasets)
     write("submit.html", "submit.html")
     index: dict[str, dict[str, str]] = {}
-    for (suite, criterion), part in everything[list(ROW_COLUMNS)].groupby(["suite", "criterion"], sort=True):
-        file = f"{suite}.{slug(str(criterion))}"
-        index.setdefault(str(suite), {})[str(criterion)] = file
-        write.text(f"data/rows/{file}.js", rows_script(part, str(suite), str(criterion), file))
+    for file in rows_files(everything):
+        index.setdefault(file.suite, {})[file.criterion] = file.name
+        write.text(f"data/rows/{file.name}.js", file.script)
     write("rows.html", "rows.html", files=embed_json(index))
 
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from pruneboard.benchmark.render.layers import layers_removed
 from pruneboard.benchmark.render.links import slug
 from pruneboard.benchmark.render.styles import Style
 from pruneboard.benchmark.render.views import Section
-from pruneboard.benchmark.stats import CURVE_KEYS, curves, standings, summarise
+from pruneboard.benchmark.stats import CURVE_KEYS, checked_points, curves_of, standings, summarise
 
 ALL_SHOTS = "all"
 """Key of the mean over all numbers of shots."""
@@ -117,14 +118,17 @@ def section_data(rows: pd.DataFrame, areas: pd.DataFrame, section: Section, defa
     sizes_kept = areas.merge(
         points, left_on=[*CURVE_KEYS, "top_pr"], right_on=[*CURVE_KEYS, "rate"], how="left", validate="one_to_one"
     )
-    by_shots, overall = _by_shots(rows, points, ("criterion",)), _by_shots(rows, points, ("model", "criterion"))
+    measured, _ = checked_points(rows)
+    by_shots, overall = (_by_shots(measured, points, by) for by in (("criterion",), ("model", "criterion")))
     keys = (ALL_SHOTS, *map(str, section.shots))
+    summaries, possible = (_each_key(partial(make, areas)) for make in (summarise, standings))
+    kept = _each_key(lambda by: sizes_kept.groupby(list(by), sort=True)[list(_SIZES)].mean().reset_index())
     costs, machine = _costs(rows, criteria)
     return SectionData(
         criteria=tuple(criteria),
         rates=tuple(rates),
         shots=keys,
-        ranking={key: _ranking(areas, sizes_kept, key, criteria) for key in keys},
+        ranking={key: _ranking(summaries[key], possible[key], kept[key], criteria) for key in keys},
         at={key: _grids(by_shots[key], criteria, rates) for key in keys},
         models={
             head.name: {
@@ -151,11 +155,11 @@ def embed_json(value: Any) -> Markup:
     return Markup(text)
 
 
-def _by_shots(rows: pd.DataFrame, points: pd.DataFrame, by: Sequence[str]) -> dict[str, pd.DataFrame]:
+def _by_shots(measured: pd.DataFrame, points: pd.DataFrame, by: Sequence[str]) -> dict[str, pd.DataFrame]:
     """Return accuracies and sizes at each rate for all shots together and for each number of shots."""
     answer: dict[str, pd.DataFrame] = {}
     for keys in ([*by], [*by, "shots"]):
-        accuracy = curves(rows, ("suite", "granularity", *keys))
+        accuracy = curves_of(measured, ("suite", "granularity", *keys))
         sizes = points.groupby([*keys, "rate"], sort=True)[list(_SIZES)].mean().reset_index()
         table = accuracy.rename(columns={"mean": "top1"}).merge(sizes, on=[*keys, "rate"], validate="one_to_one")
         if "shots" not in keys:
@@ -165,32 +169,42 @@ def _by_shots(rows: pd.DataFrame, points: pd.DataFrame, by: Sequence[str]) -> di
     return answer
 
 
-def _grids(table: pd.DataFrame, criteria: list[str], rates: list[float]) -> dict[str, list[list[Any]]]:
-    indexed = table.set_index(["criterion", "rate"])
-    names = [name for name in ("top1", "low", "high", *_SIZES) if indexed[name].notna().any()]
-    return {
-        name: [_whole(line) for line in indexed[name].unstack("rate").reindex(index=criteria, columns=rates).to_numpy()]
-        for name in names
-    }
-
-
-def _ranking(areas: pd.DataFrame, sizes: pd.DataFrame, key: str, criteria: list[str]) -> dict[str, list[Any]]:
+def _each_key(make: Callable[[Sequence[str]], pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Return what `make` says of each criterion over all shots together, and for each number of shots."""
     by = ("suite", "granularity", "criterion")
-    if key != ALL_SHOTS:
-        areas, sizes = areas.loc[areas["shots"] == int(key)], sizes.loc[sizes["shots"] == int(key)]
-    summary = summarise(areas, by).set_index("criterion").reindex(criteria)
-    kept = sizes.groupby("criterion")[list(_SIZES)].mean().reindex(criteria)
+    parts = {str(shots): part for shots, part in make((*by, "shots")).groupby("shots", sort=True)}
+    return {ALL_SHOTS: make(by), **parts}
+
+
+def _grids(table: pd.DataFrame, criteria: list[str], rates: list[float]) -> dict[str, list[list[Any]]]:
+    """Arrange what a table says of each criterion and rate as grids of criteria (lines) and rates."""
+    place = (
+        pd.Index(criteria).get_indexer(pd.Index(table["criterion"])),
+        pd.Index(rates).get_indexer(pd.Index(table["rate"])),
+    )
+    grids = {}
+    for name in ("top1", "low", "high", *_SIZES):
+        if table[name].notna().any():
+            grid = np.full((len(criteria), len(rates)), np.nan)
+            grid[place] = table[name].to_numpy(dtype=float)
+            grids[name] = [_whole(line) for line in grid]
+    return grids
+
+
+def _ranking(
+    summary: pd.DataFrame, possible: pd.DataFrame, kept: pd.DataFrame, criteria: list[str]
+) -> dict[str, list[Any]]:
+    summary, possible, kept = (table.set_index("criterion").reindex(criteria) for table in (summary, possible, kept))
     columns = {
         **{metric: summary[f"{metric}_mean"] for metric in ("a_pr", "top_pr")},
         **{f"{metric}_{end}": summary[f"{metric}_{end}"] for metric in ("a_pr", "top_pr") for end in ("low", "high")},
         **{f"{name}_kept": kept[name] for name in _SIZES},
+        "wins": possible["win_rate"],
     }
-    possible = standings(areas, by).set_index("criterion").reindex(criteria)
     ranks = {
         name: [None if pd.isna(rank) else int(rank) for rank in values]
-        for name, values in {**{"rank": summary["rank"]}, **possible[["rank_low", "rank_high"]]}.items()
+        for name, values in {"rank": summary["rank"], **possible[["rank_low", "rank_high"]]}.items()
     }
-    columns["wins"] = possible["win_rate"]
     return {**ranks, **{name: _whole(values.to_numpy(dtype=float)) for name, values in columns.items()}}
 
 

@@ -2,14 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jinja2
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from pruneboard.benchmark.render.estimates import Estimate
-from pruneboard.benchmark.render.links import rows_link, slug, web_link
+from pruneboard.benchmark.render.evidence import claim_link
+from pruneboard.benchmark.render.formulas import with_formulas
+from pruneboard.benchmark.render.links import pooled_link, rows_link, slug, web_link
 from pruneboard.benchmark.render.styles import family_class
 from pruneboard.benchmark.render.views import Line
 from pruneboard.benchmark.schema import display_name
@@ -45,8 +47,19 @@ def make_environment(folder: Path) -> jinja2.Environment:
         "web_link": web_link,
         "zip": lambda first, second: list(zip(first, second, strict=True)),
     }
-    environment.globals |= {"whiskers": _whiskers, "rows_link": rows_link}
+    environment.globals |= {
+        "whiskers": _whiskers,
+        "rows_link": rows_link,
+        "pooled_link": pooled_link,
+        "claim_link": claim_link,
+        "rows_of_line": _rows_of_line,
+    }
     return environment
+
+
+def _rows_of_line(root: str, suite: str, granularity: str, model: str | None = None) -> Callable[[str], str]:
+    """Return what gives the address of the rows behind one criterion's line of a table."""
+    return lambda criterion: root + rows_link(suite, criterion, granularity=granularity, model=model)
 
 
 def _percent(fraction: float, n_decimals: int = 2) -> str:
@@ -69,12 +82,14 @@ def _count(number: int, noun: str) -> str:
 
 
 def _prose(text: str) -> Markup:
-    """Return a text with what stands in backticks as code; all else is escaped."""
+    """Return a text with what stands in backticks as code, and formulas as MathML; all else is escaped."""
     parts = text.split("`")
     # An odd number of backticks is no pair of quotes.
     if len(parts) % 2 == 0:
-        return escape(text)
-    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
+        return with_formulas(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if i % 2 else with_formulas(part) for i, part in enumerate(parts)
+    )
 
 
 def _bytes(number: float) -> str:

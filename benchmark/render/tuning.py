@@ -64,9 +64,12 @@ def view_tuning(studies: Sequence[Study], rows: pd.DataFrame) -> tuple[TuningLin
     Raises:
         TableError: the rows do not allow the statistics.
     """
+    if not studies:
+        return ()
     # Rows that were measured with what an earlier study chose say nothing of this one.
     digests = {study.outcome.study for study in studies if study.outcome is not None}
-    known = rows.loc[(rows["tuning"] == "") | rows["tuning"].isin(digests)]
+    names = {name for study in studies for name in (study.tuned_name, study.untuned)}
+    known = rows.loc[((rows["tuning"] == "") | rows["tuning"].isin(digests)) & rows["criterion"].isin(names)]
     compared = compare_tuned(area_under_curve(known), {study.tuned_name: study.untuned for study in studies})
     found = {(line["criterion"], line["model"], line["granularity"]): line for line in compared.to_dict("records")}
     lines = []

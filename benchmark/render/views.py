@@ -115,7 +115,7 @@ class Section:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SuiteView:
-    """Everything that is said about one suite."""
+    """Everything that is said about one suite; `areas` is what `stats.area_under_curve` returns for its rows."""
 
     suite: Suite
     source: str
@@ -128,6 +128,7 @@ class SuiteView:
     default_shots: int
     n_rows: int
     n_jobs: int
+    areas: pd.DataFrame = dataclasses.field(repr=False, compare=False)
 
     @property
     def n_problems(self) -> int:
@@ -161,6 +162,7 @@ def view_suite(rows: pd.DataFrame, suite: Suite, source: str, published: Sequenc
         default_shots=_PREFERRED_SHOTS if _PREFERRED_SHOTS in shots or not shots else shots[len(shots) // 2],
         n_rows=len(rows),
         n_jobs=rows["key"].nunique(),
+        areas=areas,
     )
 
 

@@ -3,7 +3,7 @@
 from pruneboard.benchmark.stats._areas import METRICS, TOP_PR_FRACTION, area_under_curve
 from pruneboard.benchmark.stats._intervals import ALPHA, CONFIDENCE, holm, t_half_width, t_p_value, wilson
 from pruneboard.benchmark.stats._pairs import compare_criteria, standings
-from pruneboard.benchmark.stats._points import CURVE_KEYS
+from pruneboard.benchmark.stats._points import CURVE_KEYS, checked_points
 from pruneboard.benchmark.stats._ranks import (
     NETWORK,
     CriticalDifference,
@@ -12,7 +12,7 @@ from pruneboard.benchmark.stats._ranks import (
     critical_difference,
     overall,
 )
-from pruneboard.benchmark.stats._summaries import compare, compare_tuned, curves, summarise
+from pruneboard.benchmark.stats._summaries import compare, compare_tuned, curves, curves_of, summarise
 
 __all__ = [
     "ALPHA",
@@ -25,11 +25,13 @@ __all__ = [
     "Overall",
     "PostHoc",
     "area_under_curve",
+    "checked_points",
     "compare",
     "compare_criteria",
     "compare_tuned",
     "critical_difference",
     "curves",
+    "curves_of",
     "holm",
     "overall",
     "standings",

@@ -23,9 +23,8 @@ _SAME_WITHIN = (
     ("tuning", ("suite", "criterion", "tuned_for")),
 )
 _TUNED_FOR = "tuned_for"
-_COLUMNS = dict.fromkeys(
-    (*CURVE_KEYS, "rate", "top1", *(c for column, within in _SAME_WITHIN for c in (column, *within)))
-)
+_MARKS = dict.fromkeys(c for column, within in _SAME_WITHIN for c in (column, *within))
+_COLUMNS = dict.fromkeys((*CURVE_KEYS, "rate", "top1", *_MARKS))
 """What the checks look at. Rows have four times as many columns, which would be copied over and over."""
 
 
@@ -50,10 +49,12 @@ def checked_points(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     repeated = points.duplicated([*keys, "rate"])
     if repeated.any():
         raise TableError(f"a cell must occur once, got {_cell(points.loc[repeated].iloc[0])} twice; remove one.")
+    # What must be the same is so in most rows: what is left without repetitions is small.
+    distinct = points[list(_MARKS)].drop_duplicates()
     for column, within in _SAME_WITHIN:
-        n_values = points.groupby(list(within), sort=True)[column].nunique(dropna=False)
+        n_values = distinct.groupby(list(within), sort=True)[column].nunique(dropna=False)
         if (n_values > 1).any():
-            _raise_mixed(points, column, within)
+            _raise_mixed(distinct, column, within)
     n_rates: dict[str, int] = {}
     for suite, part in points.groupby("suite", sort=True):
         n_rates[str(suite)] = _check_rates(part)

@@ -88,7 +88,20 @@ def curves(rows: pd.DataFrame, by: Sequence[str], *, axis: Literal["rate", "shot
     Raises:
         TableError: `rows` breaks a rule of `area_under_curve`, or `by` one of `summarise`.
     """
-    points, _ = checked_points(rows)
+    return curves_of(checked_points(rows)[0], by, axis=axis)
+
+
+def curves_of(points: pd.DataFrame, by: Sequence[str], *, axis: Literal["rate", "shots"] = "rate") -> pd.DataFrame:
+    """Return what `curves` does, from points that `checked_points` has returned: for several tables of the same rows.
+
+    Args:
+        points: the points.
+        by: as for `curves`.
+        axis: as for `curves`.
+
+    Raises:
+        TableError: `by` breaks a rule of `summarise`.
+    """
     check_by(points, by)
     if axis in by:
         raise TableError(f"the axis of `curves` must not be in `by`, got `{axis}` in both; leave it out of `by`.")

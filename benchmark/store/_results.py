@@ -68,7 +68,8 @@ class ResultsStore:
         Raises:
             StoreError: a table is damaged, lacks its partner, or is of another schema version.
         """
-        return self._read_pair(self.folder / suite / f"{criterion}.jobs.csv")
+        path = self.folder / suite / f"{criterion}.jobs.csv"
+        return _typed(self._read_pair(path), path)
 
     def read(self, suite: str) -> pd.DataFrame:
         """Read all rows of a published suite, sorted.
@@ -76,8 +77,9 @@ class ResultsStore:
         Raises:
             StoreError: a table is damaged, lacks its partner, or is of another schema version.
         """
-        files = sorted((self.folder / suite).glob("*.jobs.csv"))
-        return in_order(concatenate(self._read_pair(path) for path in files))
+        folder = self.folder / suite
+        pairs = [self._read_pair(path) for path in sorted(folder.glob("*.jobs.csv"))]
+        return in_order(_typed(pd.concat(pairs, ignore_index=True), folder) if pairs else concatenate([]))
 
     def comparison_path(self, suite: str) -> Path:
         """Return the file of a suite's comparison with what others published."""
@@ -99,7 +101,7 @@ class ResultsStore:
         """Add the published rows of other cells of the same version of the suite, on the same data."""
         if not jobs_path.exists():
             return rows
-        before = self._read_pair(jobs_path)
+        before = _typed(self._read_pair(jobs_path), jobs_path)
         cells = pd.MultiIndex.from_frame(before[_CELL])
         kept = ~cells.isin(pd.MultiIndex.from_frame(rows[_CELL]))
         kept &= before["suite_digest"].isin(rows["suite_digest"]).to_numpy()
@@ -109,6 +111,7 @@ class ResultsStore:
         return in_order(concatenate([before[kept], rows]))
 
     def _read_pair(self, jobs_path: Path) -> pd.DataFrame:
+        """Read the rows of one criterion, with the columns of the present schema in the types of their files."""
         points_path = jobs_path.with_name(jobs_path.name.removesuffix(".jobs.csv") + ".csv")
         jobs, points = (_read_csv(path) for path in (jobs_path, points_path))
         version = _checked_version(jobs_path, jobs.get("schema_version"))
@@ -130,7 +133,11 @@ class ResultsStore:
         joined = jobs.merge(points.rename(columns={"key": "short_key"}), on="short_key", how="left", validate="1:m")
         # A job without a result has no points.
         joined = joined.fillna({name: "" for name in _POINT_TEXT if name in joined})
-        return _typed(migrate(joined, version), jobs_path)
+        rows = migrate(joined, version)
+        missing = [name for name in NAMES if name not in rows]
+        if missing:
+            raise StoreError(f"a result table must have every column of the schema, but `{jobs_path}` lacks {missing}.")
+        return rows[NAMES]
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -161,9 +168,6 @@ def _checked_version(path: Path, versions: "pd.Series[int] | None") -> int:
 
 
 def _typed(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    missing = [name for name in NAMES if name not in table]
-    if missing:
-        raise StoreError(f"a result table must have every column of the schema, but `{path}` lacks {missing}.")
     try:
         return typed(table)
     except (ValueError, TypeError) as error:

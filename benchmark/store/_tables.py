@@ -1,5 +1,6 @@
 """Tables of rows in memory: one type for each column, fixed order, and each cell once."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -36,11 +37,17 @@ def concatenate(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """Return tables of rows as one; an empty one of all columns when there are none."""
     found = [table for table in tables if len(table)]
     if not found:
-        return typed(pd.DataFrame(columns=NAMES))
+        return _no_rows().copy()
     if len(found) == 1:
         return found[0].reset_index(drop=True)
-    provenance = [name for name in STRINGS if name not in _TEXT]
-    return typed(pd.concat([table.astype(dict.fromkeys(provenance, "str")) for table in found], ignore_index=True))
+    # Categories of two tables may differ; their texts are put together, and become categories once.
+    texts = [{n: t[n].astype("str") for n in t.columns if isinstance(t[n].dtype, pd.CategoricalDtype)} for t in found]
+    return typed(pd.concat([table.assign(**own) for table, own in zip(found, texts, strict=True)], ignore_index=True))
+
+
+@functools.cache
+def _no_rows() -> pd.DataFrame:
+    return typed(pd.DataFrame(columns=NAMES))
 
 
 def in_order(rows: pd.DataFrame) -> pd.DataFrame:
@@ -173,4 +180,5 @@ def _take(column: Column, values: pa.ChunkedArray, rows: Indices) -> Any:
 
 
 def _categories(texts: "pd.Series[str]") -> pd.Categorical:
-    return pd.Categorical(texts, categories=sorted(texts.unique()))
+    codes, found = pd.factorize(texts, sort=True)
+    return pd.Categorical.from_codes(codes, categories=found)

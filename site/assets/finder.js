@@ -95,7 +95,17 @@
   };
 
   const number = (text) => element("td", { class: "number" }, text);
-  const points = (value, sign = true) => `${sign && value >= 0 ? "−" : sign ? "+" : ""}${percent(Math.abs(value))}`;
+  // All networks that are pooled, with the seeds that they share.
+  const rowsOf = (q, ...names) => {
+    const query = new URLSearchParams(q.group.networks.map(({ suite, model }) => ["network", [suite, model, q.group.granularity].join("~")]));
+    for (const name of names) query.append("criterion", name);
+    if (q.group.seeds) query.set("seeds", q.group.seeds);
+    query.set("shots", q.shots);
+    if (q.goal === "rate") query.set("rate", q.rate);
+    return `rows.html?${query}`;
+  };
+  const linked = (text, href, kind = null) => element("td", { class: "number" }, element("a", { href, class: kind }, text));
+  const points = (value) => `${value > 0 ? "−" : value < 0 ? "+" : ""}${percent(Math.abs(value))}`;
 
   const render = () => {
     const q = question();
@@ -143,21 +153,22 @@
       }
     });
     const table = element("table", { class: "found" });
-    const heads = q.goal === "rate" ? ["", "criterion", "looks at", "accuracy left", "loss in points", "against the best"] : ["", "criterion", "looks at", "rate reached", "with its interval", ""];
+    const heads = q.goal === "rate" ? ["", "criterion", "looks at", "accuracy left", "loss in points", "against the best"] : ["", "criterion", "looks at", "rate reached", "with its interval"];
     table.append(element("caption", {}, element("span", {}, `The first ${Math.min(8, list.length)} of ${list.length}`)));
     table.append(element("thead", {}, element("tr", {}, ...heads.map((h, i) => (h || i ? element("th", { scope: "col", class: i > 2 ? "number" : null }, h) : element("td"))))));
     const body = element("tbody");
     list.slice(0, 8).forEach((c, i) => {
-      const line = element("tr", {}, number(String(i + 1)));
+      const line = element("tr", {}, element("td", { class: "number", "data-count": true }, String(i + 1)));
       const name = element("th", { scope: "row" }, element("i", { class: `dot family-${families[c.name] ?? "other"}`, "aria-hidden": "true" }), element("a", { href: `criteria/${c.slug}.html` }, c.name));
       line.append(name, element("td", {}, c.needs));
       if (q.goal === "rate") {
-        const rows = new URLSearchParams({ suite: q.group.networks[0].suite, criterion: c.name, granularity: q.group.granularity, shots: q.shots, rate: q.rate });
-        line.append(element("td", { class: "number" }, element("a", { class: "value", href: `rows.html?${rows}` }, percent(q.group.unpruned - c.loss))));
-        line.append(number(`${points(c.loss)}${c.half === null ? "" : ` ± ${percent(c.half)}`}`));
-        line.append(number(c === best ? "best" : separated(q, c) ? "behind" : "cannot be told"));
+        line.append(
+          linked(percent(q.group.unpruned - c.loss), rowsOf(q, c.name), "value"),
+          linked(`${points(c.loss)}${c.half === null ? "" : ` ± ${percent(c.half)}`}`, rowsOf(q, c.name)),
+          c === best ? number("best") : linked(separated(q, c) ? "behind" : "cannot be told", rowsOf(q, c.name, best.name)),
+        );
       } else {
-        line.append(element("td", { class: "number value" }, rateText(c.reach)), number(rateText(c.surely)), number(""));
+        line.append(linked(rateText(c.reach), rowsOf(q, c.name), "value"), linked(rateText(c.surely), rowsOf(q, c.name)));
       }
       body.append(line);
     });

@@ -7,6 +7,7 @@ const pruneboard = (() => {
 
   const state = {
     get: (key, otherwise = "") => parameters().get(key) ?? otherwise,
+    all: (key) => parameters().getAll(key),
     set(changes) {
       const next = parameters();
       for (const [key, value] of Object.entries(changes)) {

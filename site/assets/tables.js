@@ -61,7 +61,8 @@
         const cell = (key) => cellsOf.get(row)[key];
         const rank = columns.rank[i];
         const [first, last] = [columns.rank_low[i], columns.rank_high[i]];
-        cell("rank").textContent = rank === null ? "–" : first === null || first === last ? rank : `${first}–${last}`;
+        cell("rank").firstElementChild.textContent = rank === null ? "–" : first === null || first === last ? rank : `${first}–${last}`;
+        link(cell("rank"), change);
         cell("rank").dataset.order = rank ?? 1e6;
         write(cell("a_pr"), columns.a_pr[i], 2, change);
         write(cell("wins"), columns.wins[i], 0, change);
@@ -72,6 +73,7 @@
         const interval = cell("interval");
         const [from, to, mean] = [columns.a_pr_low[i], columns.a_pr_high[i], columns.a_pr[i]];
         interval.dataset.order = from === null ? "" : to - from;
+        link(interval, change);
         interval.lastElementChild.textContent = from === null ? "one seed" : `${percent(from)} to ${percent(to)}`;
         if (mean !== null) {
           interval.querySelector("path").setAttribute("d", `M${place(from ?? mean)} 5H${place(to ?? mean)}`);

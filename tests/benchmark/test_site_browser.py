@@ -167,7 +167,7 @@ def test_every_chart_is_drawn_when_it_comes_into_view(visit):
     assert kinds == {"curve", "shots", "cost", "ranks", "layers", "heat"}
 
 
-def test_a_page_can_be_used_within_two_seconds_and_stays_below_3_mb(visit, site):
+def test_a_page_with_all_that_it_loads_stays_below_3_mb(visit, site):
     page = visit("suites/digits.html")
     loaded = page.evaluate(
         "[...document.querySelectorAll('script, link, img')].map(e => e.src ?? e.href)"
@@ -303,11 +303,99 @@ def test_a_number_opens_the_rows_behind_it(visit, rows):
     assert number == f"{100 * line['a_pr_mean']:.2f}"
 
 
+UNLINKED = """() => [...document.querySelectorAll("main td.number")].filter((cell) => {
+  const behind = 'a[href*="rows.html?"], a[download], a[href^="#"], a[href*="#standing"]';
+  const empty = !/[0-9]/.test(cell.textContent.replace("not measured", ""));
+  const line = cell.closest("details.numbers") && cell.parentElement.querySelector(`th ${behind}`);
+  return !(empty || line || cell.querySelector(behind) || cell.closest("table").querySelector("caption a[download]")
+    || cell.matches("[data-count]") || cell.querySelector("[data-published]"));
+}).map((cell) => cell.outerHTML.slice(0, 300))"""
+
+
+@pytest.mark.parametrize("name", [*(name for name in PAGES if not name.startswith("rows")), "index.html?goal=loss"])
+def test_every_number_of_a_table_opens_what_is_behind_it(visit, name):
+    """Stated exceptions are counts (`data-count`) and numbers that others published."""
+    page = visit(name)
+
+    assert page.evaluate(UNLINKED) == []
+    if name.startswith(("suites/digits", "models/", "criteria/", "claims")):
+        assert page.locator('td.number a[href*="rows.html?"]').count() > 5
+    page.locator("main").evaluate("main => main.insertAdjacentHTML('beforeend', '<table><td class=number>7')")
+    assert len(page.evaluate(UNLINKED)) == 1
+
+
+def opened(page, link):
+    """Follow a link to rows, and return the page when they are there."""
+    link.click()
+    page.wait_for_selector("html[data-rows=ready]", state="attached")
+    return page
+
+
+def test_the_overall_ranking_opens_the_rows_of_all_its_networks(visit, rows):
+    page = visit("index.html")
+    line = page.locator("table.overall tbody tr", has_text="taylor_logit")
+    number = line.locator("td").last.inner_text()
+    networks = page.locator("p", has_text="Ranked on").locator("a").count()
+    opened(page, line.locator("td a").last)
+
+    assert page.locator("[data-summary] .verdict").inner_text() == f"{number} %"
+    assert page.locator("#network-table tbody tr").count() == networks + 1
+    part = rows.loc[(rows["criterion"] == "taylor_logit") & (rows["suite"] == "digits")]
+    assert f"{len(part):,} rows of taylor_logit in digits" in page.locator("#point-table caption").inner_text()
+    page.locator("select[name=suite]").select_option("digits_steps")
+    until(page, lambda: "in digits_steps" in page.locator("#point-table caption").inner_text())
+    assert "network" not in query(page)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "cell"),
+    [
+        ("index.html", "table.overall tbody tr", "td:nth-child(5) a"),
+        (
+            "suites/digits.html?shots=5",
+            "section[data-granularity=filters] table.ranking tbody tr",
+            "[data-cell=wins] a",
+        ),
+    ],
+)
+def test_a_win_rate_is_found_again_in_the_rows_of_all_criteria(visit, name, line, cell):
+    page = visit(name)
+    link = page.locator(line).nth(2).locator(cell)
+    number = link.inner_text()
+    opened(page, link)
+
+    assert page.locator("[data-summary] .verdict").inner_text() == f"{number} % of comparisons won"
+    shares = [float(text.split("\t")[-1]) for text in page.locator("#win-table tbody tr").all_inner_texts()]
+    assert sum(shares) / len(shares) == pytest.approx(float(number), abs=0.6)
+    assert shares == sorted(shares)
+
+
+def test_the_finder_opens_the_rows_of_all_networks_that_it_pools(visit, rows):
+    page = visit("index.html?network=CNN&shots=5&rate=0.3")
+    link = page.locator("[data-answer] tbody td a").first
+    number = link.inner_text()
+    opened(page, link)
+
+    assert page.locator("[data-summary] .verdict").inner_text() == f"{number} %"
+    pooled = {text.split("\t")[1] for text in page.locator("#network-table tbody tr").all_inner_texts()}
+    assert pooled == {"digits_vgg", "digits_resnet", ""}
+
+
+def test_two_criteria_are_set_beside_each_other(visit):
+    page = visit("criteria/magnitude.html")
+    line = page.locator("table tbody tr", has_text="digits_vgg").first
+    behind = line.locator("td").nth(4).inner_text()
+    opened(page, line.locator("td").nth(4).locator("a"))
+
+    assert page.locator("#network-table tbody tr").inner_text().split("\t")[-1] == f"−{behind}"
+
+
 def test_rows_of_hostile_names_are_text(visit):
     page = visit("rows.html?" + urllib.parse.urlencode({"suite": "digits", "criterion": HOSTILE}))
     page.wait_for_selector("html[data-rows=ready]", state="attached")
 
     assert HOSTILE in page.locator("#job-table").inner_text()
+    assert HOSTILE in page.locator("#network-table thead").inner_text()
     assert "taken" not in page.title()
     assert page.locator("img[src=x]").count() == 0
 

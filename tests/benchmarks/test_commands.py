@@ -1,21 +1,16 @@
-"""A whole job, the start of the command line, and the building of the site."""
+"""A whole job, and the start of the command line."""
 
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 
 from pruneboard.benchmark import runner
-from pruneboard.benchmark.cli.tables import build
 from pruneboard.benchmark.evaluate import Pruning
 from pruneboard.benchmark.runner import Workbench, run_job
 from pruneboard.benchmark.suites import expand, load_suite, suite_path
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("model", ["digits_vgg", "digits_resnet", "digits_vit"])
@@ -51,20 +46,4 @@ def test_the_start_of_the_command_line(compare, command):
         reference_name="import torch",
         ours=lambda: start("-m", "pruneboard.benchmark.cli", *command.split()),
         rounds=7,
-    )
-
-
-def read_tables():
-    for path in sorted((ROOT / "results").rglob("*.csv")):
-        pd.read_csv(path)
-
-
-def test_the_site(compare, tmp_path):
-    compare(
-        "site of all published tables",
-        "site build",
-        reference=read_tables,
-        reference_name="pandas reads them",
-        ours=lambda: build(None, ROOT / "results", tmp_path / "site"),
-        rounds=3,
     )
