@@ -140,14 +140,14 @@ def _read_csv(path: Path) -> pd.DataFrame:
         return pd.read_csv(
             path, dtype=kinds, keep_default_na=False, na_values=dict.fromkeys(set(kinds) - set(text), "")
         )
-    except (OSError, ValueError, pd.errors.ParserError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, pd.errors.ParserError) as error:
         raise StoreError(
             f"a published table must be a CSV file of known columns, but `{path}` is not: {error}."
         ) from error
 
 
 def _checked_version(path: Path, versions: "pd.Series[int] | None") -> int:
-    found = set() if versions is None else set(versions.astype(str))
+    found = set() if versions is None else set(map(str, versions))
     (version,) = found if len(found) == 1 else ("",)
     if version.isdigit() and OLDEST <= int(version) <= SCHEMA_VERSION:
         return int(version)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +11,13 @@ import pandas as pd
 from pruneboard.benchmark.cards import Card, CardStore, Statement, make_card
 from pruneboard.benchmark.errors import PruneboardError
 from pruneboard.benchmark.schema import Suite
+from pruneboard.benchmark.validation._plain import text_fault
 
-_LONGEST = 200
+_LONGEST = 500
+_LONGEST_SHOWN = 200
+_SAID = ("author", "licence", "summary", "code", "url")
+_WEB = re.compile(r"https?://[^\s/]+\.[^\s]+")
+_CODE = re.compile(r"builtin|package \S+( \S+)*|file \S.*")
 
 
 def card_faults(card: Card, rows: pd.DataFrame, suite: Suite, store: CardStore) -> Iterator[str]:
@@ -23,9 +29,16 @@ def card_faults(card: Card, rows: pd.DataFrame, suite: Suite, store: CardStore) 
         suite: the suite as it is now.
         store: the cards of the results folder.
     """
-    for name in ("author", "licence", "summary"):
-        if not getattr(card, name).strip():
+    for name in _SAID:
+        text = getattr(card, name)
+        if not text.strip() and name != "url":
             yield f"a card must name its `{name}`, but it is empty; give it to `pruneboard submit`."
+        if (fault := text_fault(text, _LONGEST)) is not None:
+            yield f"texts of a card must be plain, but {fault}: `{name}` is {text[:80]!r}; write it in plain letters."
+    if card.url and not _WEB.fullmatch(card.url):
+        yield f"`url` of a card must be an address that begins with https:// or http://, got {card.url[:80]!r}."
+    if not _CODE.fullmatch(card.code):
+        yield f"`code` of a card must be `builtin`, `package NAME VERSION` or `file NAME`, got {card.code[:80]!r}."
     if card.code != "builtin" and not card.url.strip():
         yield (
             f"a criterion from elsewhere (`{card.code}`) must say where its code can be had, but `url` is empty; give "
@@ -53,4 +66,4 @@ def _shown(value: Any) -> str:
         else value
     )
     text = json.dumps(plain, ensure_ascii=False)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

@@ -9,11 +9,12 @@ import pandas as pd
 from pruneboard.benchmark.schema import TUNED_SUFFIX, Job, Suite, Tuned
 
 MEAN_TOLERANCE = 0.01
-"""How far A_PR may be off on another device, another release of PyTorch, or another number of threads."""
+"""How far A_PR may be off on another device, with another release of PyTorch or number of threads, or in float32 again
+what was measured in less."""
 
 POINT_TOLERANCE = 0.05
-"""How far the accuracy at one rate and number of shots may be off there: rounding decides between units of near "
-"scores."""
+"""How far the accuracy at one rate and number of shots may be off there: rounding decides between units of near
+scores."""
 
 LOSS_TOLERANCE = 1e-6
 """How far, relatively, the cross-entropy may be off on the same device: the order of a sum is no part of a result."""
@@ -26,14 +27,12 @@ def sample(rows: pd.DataFrame, n_jobs: int, seed: int) -> list[str]:
     """Choose jobs at random, and return their keys.
 
     Args:
-        rows: a table with the columns of `schema.Row`; jobs that failed, or were evaluated in another precision than
-            float32, are never chosen.
+        rows: a table with the columns of `schema.Row`; jobs that failed are never chosen.
         n_jobs: how many, or all where there are fewer.
         seed: the same seed chooses the same jobs from the same rows.
     """
     jobs = rows.drop_duplicates("key")
-    possible = (jobs["status"] != "failed") & ~jobs["evaluation"].astype(str).str.contains(" in ")
-    keys = sorted(jobs.loc[possible, "key"])
+    keys = sorted(jobs.loc[jobs["status"] != "failed", "key"])
     return random.Random(seed).sample(keys, min(n_jobs, len(keys)))
 
 
@@ -59,8 +58,8 @@ def job_of(row: pd.Series, suite: Suite) -> Job:
 
 
 def is_same_machine(published: pd.Series, measured: pd.Series) -> bool:
-    """Whether two rows come from devices, releases of PyTorch and threads that give equal numbers."""
-    return all(str(published[name]) == str(measured[name]) for name in ("device", "torch", "threads"))
+    """Whether two rows come from devices, releases of PyTorch, threads and precisions that give equal numbers."""
+    return all(str(published[name]) == str(measured[name]) for name in ("device", "torch", "threads", "evaluation"))
 
 
 def rerun_faults(published: pd.DataFrame, measured: pd.DataFrame) -> Iterator[str]:

@@ -84,7 +84,7 @@ def _has_own_key(line: pd.Series, known: dict[str, tuple[int, int]]) -> bool:
     model = str(line["model"])
     try:
         parameters = json.loads(str(line["parameters"]))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     candidates = [(v, e) for e in range(ENGINE_VERSION, 0, -1) for v in range(1, _MOST_MODEL_VERSIONS)]
     # A job without a result does not say what it would have been evaluated in.
@@ -133,6 +133,8 @@ def _point_faults(points: pd.DataFrame, suite: Suite) -> Iterator[str]:
         ),
         ("macs_left", points["macs_left"].between(0, points["macs_total"]), "`macs_left` must be in [0, total]"),
         ("n_units_removed", ~first | (points["n_units_removed"] == 0), "at rate 0 no unit is removed"),
+        ("params_left", ~first | (points["params_left"] == points["params_total"]), "at rate 0 everything is left"),
+        ("macs_left", ~first | (points["macs_left"] == points["macs_total"]), "at rate 0 everything is left"),
     ]
     if suite.scope == "global":
         expected = [n_removed(rate, int(n)) for rate, n in zip(points["rate"], points["n_units"], strict=True)]
@@ -163,7 +165,7 @@ def _unit_faults(points: pd.DataFrame) -> Iterator[str]:
         try:
             sizes = [int(size) for size in json.loads(str(line["layers"])).values()]
             left = [[int(n) for n in text.split()] for text in part["units_left"].astype(str)]
-        except (ValueError, AttributeError, TypeError):
+        except (ValueError, AttributeError, TypeError, RecursionError):
             yield f"`layers` must be JSON and `units_left` whole numbers, but they are not in {_cell(line)}."
             return
         removed = part["n_units_removed"].astype(int).tolist()
@@ -203,6 +205,7 @@ def grid_faults(rows: pd.DataFrame, suite: Suite) -> Iterator[str]:
                 f"all {len(suite.seeds)} seeds must be there, but {_seeds(missing)} missing of {model} / "
                 f"{granularity}; run the suite to its end and publish it again. No seed may be left out."
             )
+        yield from _status_faults(part)
     expected = {(shots, rate) for shots in suite.shots for rate in suite.rates}
     points = rows.loc[rows["status"] == "ok", ["key", "model", "granularity", "criterion", "seed", "shots", "rate"]]
     for _, part in points.groupby("key", sort=False):
@@ -218,6 +221,18 @@ def grid_faults(rows: pd.DataFrame, suite: Suite) -> Iterator[str]:
                 f"are {what}, such as {shown}; publish it again."
             )
             return
+
+
+def _status_faults(jobs: pd.DataFrame) -> Iterator[str]:
+    """What a criterion cannot handle is the network, and never the seed; a seed without a number is one left out."""
+    statuses = jobs["status"].value_counts()
+    if len(statuses) > 1:
+        odd = jobs[jobs["status"] != "ok"].iloc[0]
+        yield (
+            f"all seeds of a network must end alike, but {_cell(odd)} is {odd['status']} ({odd['reason']}) and "
+            f"{int(statuses.drop(odd['status']).sum())} of {len(jobs)} seeds are not; run it again. No seed may be "
+            "left out."
+        )
 
 
 def missing_cells(rows: pd.DataFrame, suite: Suite) -> list[tuple[str, Granularity]]:
