@@ -15,7 +15,6 @@ from pruneboard.benchmark.validation._plain import text_fault
 
 _LONGEST = 500
 _LONGEST_SHOWN = 200
-_SAID = ("author", "licence", "summary", "code", "url")
 _WEB = re.compile(r"https?://[^\s/]+\.[^\s]+")
 _CODE = re.compile(r"builtin|package \S+( \S+)*|file \S.*")
 
@@ -29,22 +28,8 @@ def card_faults(card: Card, rows: pd.DataFrame, suite: Suite, store: CardStore) 
         suite: the suite as it is now.
         store: the cards of the results folder.
     """
-    for name in _SAID:
-        text = getattr(card, name)
-        if not text.strip() and name != "url":
-            yield f"a card must name its `{name}`, but it is empty; give it to `pruneboard submit`."
-        if (fault := text_fault(text, _LONGEST)) is not None:
-            yield f"texts of a card must be plain, but {fault}: `{name}` is {text[:80]!r}; write it in plain letters."
-    if card.url and not _WEB.fullmatch(card.url):
-        yield f"`url` of a card must be an address that begins with https:// or http://, got {card.url[:80]!r}."
-    if not _CODE.fullmatch(card.code):
-        yield f"`code` of a card must be `builtin`, `package NAME VERSION` or `file NAME`, got {card.code[:80]!r}."
-    if card.code != "builtin" and not card.url.strip():
-        yield (
-            f"a criterion from elsewhere (`{card.code}`) must say where its code can be had, but `url` is empty; give "
-            "`--url` to `pruneboard submit`."
-        )
     says = {field.name: getattr(card, field.name) for field in dataclasses.fields(Statement)}
+    yield from statement_faults(Statement(**says))
     try:
         derived = make_card(rows, suite, Statement(**says), store.table_paths(card.suite, card.criterion))
     except PruneboardError as error:
@@ -57,6 +42,25 @@ def card_faults(card: Card, rows: pd.DataFrame, suite: Suite, store: CardStore) 
                 f"`{field.name}` of a card must be what its tables say, {_shown(found)}, got {_shown(claimed)}; "
                 "write the card again with `pruneboard submit`."
             )
+
+
+def statement_faults(statement: Statement) -> Iterator[str]:
+    """Yield what is wrong with what an author says."""
+    for field in dataclasses.fields(Statement):
+        text = getattr(statement, field.name)
+        if not text.strip() and field.name != "url":
+            yield f"a card must name its `{field.name}`, but it is empty; give it to `pruneboard submit`."
+        if (fault := text_fault(text, _LONGEST)) is not None:
+            yield f"texts of a card must be plain, but {fault}: `{field.name}` is {text[:80]!r}; write it plainly."
+    if statement.code != "builtin" and not statement.url.strip():
+        yield (
+            f"a criterion from elsewhere (`{statement.code}`) must say where its code can be had, but `url` is empty; "
+            "give `--url` to `pruneboard submit`."
+        )
+    if statement.url.strip() and not _WEB.fullmatch(statement.url):
+        yield f"`url` must be an address that begins with https:// or http://, got {statement.url[:80]!r}; correct it."
+    if not _CODE.fullmatch(statement.code):
+        yield f"`code` must be `builtin`, `package NAME VERSION` or `file NAME`, got {statement.code[:80]!r}."
 
 
 def _shown(value: Any) -> str:

@@ -18,7 +18,10 @@ def file_faults(folder: Path) -> Iterator[tuple[Path, str]]:
             yield path, f"a results folder must be readable, but this cannot be looked at: {error.strerror}."
             continue
         if stat.S_ISLNK(found.st_mode):
-            yield path, f"results must be files of their own, but this is a link to `{_target(path)}`; put the file here."
+            yield (
+                path,
+                f"results must be files of their own, but this is a link to `{_target(path)}`; put it here.",
+            )
         elif not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
             yield path, "results must be plain files, but this is a device, pipe or socket; remove it."
         elif stat.S_ISREG(found.st_mode) and found.st_size > _MOST_BYTES:
@@ -39,4 +42,4 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _target(path: Path) -> str:
-    return os.readlink(path)[:200]
+    return str(path.readlink())[:200]

@@ -38,7 +38,7 @@ def plain_faults(rows: pd.DataFrame) -> Iterator[str]:
         longest = _LONGEST_LIST if column in _LISTS else LONGEST
         for text in rows[column].astype(str).unique():
             if (fault := text_fault(text, longest)) is not None:
-                yield f"texts of a table must be plain, but {fault}: `{column}` is {text[:80]!r}; measure the job again."
+                yield f"texts of a table must be plain, but {fault}: `{column}` is {text[:80]!r}; measure it again."
                 break
     jobs = rows.drop_duplicates("key")
     for column in _COSTS:
