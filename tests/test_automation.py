@@ -131,6 +131,7 @@ def test_the_workflow_finds_the_criteria_that_changed(pull_request):
     assert "CHECK criteria/lrp criteria/new.py criteria/old.py\n" in done.stdout
 
 
+@pytest.mark.skipif(not shutil.which("jq"), reason="needs jq, as the workflow does")
 def test_the_workflow_runs_jobs_of_the_very_tables_that_changed(pull_request):
     """With the package that a card names, and no other text of a card in a shell."""
     write, run = pull_request

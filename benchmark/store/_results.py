@@ -164,6 +164,12 @@ def _typed(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     missing = [name for name in NAMES if name not in table]
     if missing:
         raise StoreError(f"a result table must have every column of the schema, but `{path}` lacks {missing}.")
+    empty = [c.name for c in COLUMNS if c.kind is int and not c.nullable and table[c.name].isna().any()]
+    if empty:
+        raise StoreError(
+            f"a result table must have every value that the schema requires, but `{empty[0]}` is empty in `{path}`; "
+            "write it again with `pruneboard table --publish`."
+        )
     try:
         return typed(table)
     except (ValueError, TypeError) as error:
