@@ -12,13 +12,10 @@ from types import ModuleType
 from typing import Any, TypeVar, get_args
 
 from pruneboard.benchmark import discovery
-from pruneboard.benchmark.api import Criterion, Model, Needs
+from pruneboard.benchmark.api import Criterion, Model
 from pruneboard.benchmark.errors import PluginError, PruneboardError
 from pruneboard.benchmark.registry import Registry
-from pruneboard.benchmark.schema import TUNED_SUFFIX, Job, digest
-
-FAMILIES = ("control", "weights", "activation", "gradient", "attribution")
-"""Families that the tables and the site tell apart."""
+from pruneboard.benchmark.schema import FAMILIES, TUNED_SUFFIX, Job, Needs, digest
 
 P = TypeVar("P")
 

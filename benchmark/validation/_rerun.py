@@ -16,11 +16,16 @@ POINT_TOLERANCE = 0.05
 """How far the accuracy at one rate and number of shots may be off there: rounding decides between units of near
 scores."""
 
+SIZE_TOLERANCE = 0.05
+"""How far parameters and multiply-accumulates left may be off there, of all."""
+
 LOSS_TOLERANCE = 1e-6
 """How far, relatively, the cross-entropy may be off on the same device: the order of a sum is no part of a result."""
 
 _EXACT = ("top1", "top5", "n_images", "n_units_removed", "params_left", "macs_left")
 _COUNTS = ("n_images", "n_units_removed")
+_DECLARED = ("dataset", "model_family", "criterion_family", "criterion_needs", "criterion_source")
+_SIZES = (("params_left", "params_total"), ("macs_left", "macs_total"))
 
 
 def sample(rows: pd.DataFrame, n_jobs: int, seed: int) -> list[str]:
@@ -67,7 +72,7 @@ def rerun_faults(published: pd.DataFrame, measured: pd.DataFrame) -> Iterator[st
 
     On the same device, with the same release of PyTorch and number of threads, accuracies and counts must be equal, and
     the cross-entropy up to `LOSS_TOLERANCE`. Elsewhere counts of images and removed units must be equal, A_PR may be
-    off by `MEAN_TOLERANCE`, and each accuracy by `POINT_TOLERANCE`.
+    off by `MEAN_TOLERANCE`, each accuracy by `POINT_TOLERANCE`, and each size by `SIZE_TOLERANCE`.
 
     Args:
         published: the rows of the job in the results folder.
@@ -79,6 +84,10 @@ def rerun_faults(published: pd.DataFrame, measured: pd.DataFrame) -> Iterator[st
         reason = f" ({new['reason']})" if new["reason"] else ""
         yield f"a job must end as it was published, {old['status']}, but {what} is now {new['status']}{reason}."
         return
+    for column in _DECLARED:
+        if str(old[column]) != str(new[column]):
+            yield f"`{column}` must be what the job says now, {new[column]}, but {old[column]} is published for {what}."
+            return
     if old["status"] != "ok":
         return
     both = published.merge(measured, on=["shots", "rate"], suffixes=("", "_now"))
@@ -106,13 +115,24 @@ def rerun_faults(published: pd.DataFrame, measured: pd.DataFrame) -> Iterator[st
             "is not."
         )
         return
+    if same:
+        return
     off = (both["top1"] - both["top1_now"]).astype(float)
     mean = float(np.abs(off.groupby(both["shots"]).mean()).max())
-    if not same and (mean > MEAN_TOLERANCE or float(off.abs().max()) > POINT_TOLERANCE):
+    if mean > MEAN_TOLERANCE or float(off.abs().max()) > POINT_TOLERANCE:
         yield (
             f"on another device A_PR must be within {MEAN_TOLERANCE} of what was published and each accuracy within "
             f"{POINT_TOLERANCE}, but of {what} they are off by up to {mean:.4f} and {float(off.abs().max()):.4f}."
         )
+        return
+    for left, total in _SIZES:
+        apart = ((both[left] - both[f"{left}_now"]) / both[total]).astype(float).abs().max()
+        if apart > SIZE_TOLERANCE:
+            yield (
+                f"on another device `{left}` must be within {SIZE_TOLERANCE} of `{total}`, but of {what} it is off by "
+                f"{apart:.4f}."
+            )
+            return
 
 
 def same_source(published: Sequence[pd.Series], measured: Sequence[pd.Series]) -> int:

@@ -609,3 +609,60 @@ def test_faults_of_other_tables_do_not_keep_a_table_from_being_run_again(results
     assert "1 jobs run again (seed 0)" in done.stdout
     assert broken.returncode == 1
     assert "No job is run again, because what is published is broken already." in broken.stdout
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "rule"),
+    [
+        ("protocol", "iterative", "rows must be of the suite's protocol, one_shot; `protocol` is 'iterative'"),
+        ("finetuning", "{}", "rows must be of the suite's recipe of fine-tuning; `finetuning` is '{}'"),
+        ("task", '{"n_classes": 3}', "rows must be of the suite's task"),
+        ("dataset", "cifar10", "rows must be of a data set that the suite accepts for the network"),
+        ("criterion_needs", "little", "`criterion_needs` must be one of nothing, images, labels"),
+        ("criterion_family", "best", "`criterion_family` must be one of control, weights"),
+        ("evaluation", "by eye", "`evaluation` must be `compact`"),
+        ("tuned_trials", "7", "only tuned rows have trials and images of tuning"),
+        ("parameters", "1e309", "a job's key must be the digest of what decided its result"),
+    ],
+)
+def test_what_no_key_covers_is_held_against_the_suite(results, suites, column, value, rule):
+    edit(results / "small" / "taylor.jobs.csv", assign({"seed": 0, "model": "digits_vgg"}, column, value))
+    rows, suite = ResultsStore(results).read_criterion("small", "taylor"), load_suite(suites / "small.toml")
+
+    assert any(rule in message for message in row_faults(rows, suite))
+
+
+@pytest.mark.parametrize("rate", ["inf", "1.5", "0.3000001"])
+def test_a_rate_of_no_suite_is_caught(results, suites, rate):
+    edit(results / "small" / "taylor.csv", assign({"rate": 0.3, "shots": 1}, "rate", rate))
+    rows, suite = ResultsStore(results).read_criterion("small", "taylor"), load_suite(suites / "small.toml")
+
+    assert any("`rate` must be one of the suite's, got " in message for message in row_faults(rows, suite))
+
+
+@pytest.mark.parametrize(
+    ("where", "column", "value", "rule"),
+    [
+        ({"seed": 0}, "criterion_needs", "images", "a table must hold one `criterion_needs`, got images and labels"),
+        ({"seed": 0}, "criterion_source", "mine", "a table must hold one `criterion_source`"),
+        ({}, "model_family", "ViT", "all rows of digits_vgg must share one `model_family`, but it is ViT here"),
+    ],
+)
+def test_what_is_said_of_a_criterion_or_network_is_the_same_everywhere(results, where, column, value, rule):
+    edit(results / "small" / "taylor.jobs.csv", assign(where, column, value))
+
+    assert any(rule in message for message in dict.fromkeys(text for _, text in errors(results)))
+
+
+def test_what_a_job_says_of_itself_must_be_so_when_it_is_run_again(results):
+    rows = ResultsStore(results).read_criterion("small", "taylor")
+    job = rows[rows["key"] == rows["key"].iloc[0]]
+    elsewhere = job.assign(device="cuda H100")
+
+    assert list(rerun_faults(job, elsewhere.assign(params_left=job["params_left"] + 1))) == []
+    assert "`criterion_needs` must be what the job says now, labels, but nothing is published" in next(
+        rerun_faults(job.assign(criterion_needs="nothing"), job)
+    )
+    assert "on another device `macs_left` must be within 0.05 of `macs_total`" in next(
+        rerun_faults(job.assign(macs_left=0), elsewhere)
+    )
