@@ -217,6 +217,19 @@ def criterion_digest(criterion: type[Criterion]) -> str:
     return discovery.source_digest(sys.modules[criterion.__module__])
 
 
+def installed_digests(names: Iterable[str]) -> dict[str, str]:
+    """Return the digests of the criteria among some names that come from installed packages; absent ones are left out.
+
+    Tuned criteria go by the name of what was tuned.
+    """
+    bases = {name.removesuffix(TUNED_SUFFIX) for name in names} & {*criteria().names()}
+    return {
+        name: criterion_digest(type(criteria().get(name)))
+        for name in sorted(bases)
+        if criteria().origin(name).startswith("package ")
+    }
+
+
 def criterion_parameters(criterion: Criterion) -> dict[str, Any]:
     """Return a criterion's parameters by name."""
     return asdict(criterion)

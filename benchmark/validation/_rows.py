@@ -85,7 +85,7 @@ def _job_faults(jobs: pd.DataFrame, suite: Suite) -> Iterator[str]:
         ),
         "evaluation": (
             jobs["evaluation"].astype(str).str.fullmatch(_EVALUATION) | (jobs["status"] != "ok"),
-            "`evaluation` must be `compact`, or `masked: ` with the reason, with another precision than float32 at its end",
+            "`evaluation` must be `compact` or `masked: REASON`, with ` in PRECISION` where that is no float32",
         ),
         "tuned_trials": (
             (jobs["tuning"] != "") | (jobs["tuned_trials"].isna() & jobs["tuned_images"].isna()),
