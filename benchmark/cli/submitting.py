@@ -27,8 +27,11 @@ from pruneboard.benchmark.suites import expand, load_suite, suite_names
 from pruneboard.benchmark.suites import suite_path as path_of
 from pruneboard.benchmark.validation import Report, statement_faults, validate_suite
 
+_PROJECT = Path(__file__).resolve().parents[2]
 _BUILTIN = "builtin"
 _OWN_LICENCE = "BSD-3-Clause"
+_PLACEHOLDER = "://example.org/"
+"""In the address that a new package comes with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +111,12 @@ def submit(options: SubmitOptions) -> Submitted:
     for path in files:
         console.print(f"   {path}", soft_wrap=True)
     console.print(f"Valid: {len(rows)} rows of {', '.join(names)}.")
+    for name, statement in statements.items():
+        if _PLACEHOLDER in statement.url:
+            console.print(
+                f"Note: nobody gets the code of `{name}` at {statement.url}; give the real address by `--url`.",
+                soft_wrap=True,
+            )
     _hand_in(names, suite, files, options, console)
     return Submitted(done=True)
 
@@ -220,7 +229,9 @@ def _hand_in(
     names: Sequence[str], suite: Suite, files: Sequence[Path], options: SubmitOptions, console: Console
 ) -> None:
     """Open the pull request, or say how."""
-    root = _checkout_of(options.results)
+    root, published = _checkout_of(options.results), _PROJECT / "results"
+    if published.is_dir() and options.results.resolve() != published:
+        console.print(f"Note: the results of this pruneboard are in {published}; name them by `--results`.")
     if root is not None:
         files = [path.resolve().relative_to(root) for path in files]
     steps = _steps(names, suite, files)

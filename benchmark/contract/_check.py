@@ -76,9 +76,7 @@ def _scores(subject: Subject) -> None:
 
 def _network(subject: Subject) -> None:
     context = subject.context()
-    model, probe = context.model, images(4)
-    with torch.no_grad():
-        before = model(probe)
+    model = context.model
     snapshot, hooks = Snapshot(model), _hooks(model)
     try:
         subject.criterion.score(context)
@@ -87,7 +85,8 @@ def _network(subject: Subject) -> None:
     if _hooks(model) != hooks:
         raise CriterionError("a criterion must remove its hooks, but some are left; remove them in a `finally`.")
     with torch.no_grad():
-        if not torch.equal(model(probe), before):
+        # What the first call patched, a comparison with just before this one would miss.
+        if not torch.equal(model(images(4)), subject.logits):
             raise CriterionError(
                 "a criterion must leave everything as it was, but the same network now gives other logits; undo "
                 "what was patched in torch or timm in a `finally`."

@@ -30,6 +30,11 @@ def card_faults(card: Card, rows: pd.DataFrame, suite: Suite, store: CardStore) 
     """
     says = {field.name: getattr(card, field.name) for field in dataclasses.fields(Statement)}
     yield from statement_faults(Statement(**says))
+    if card.n_jobs.get("failed"):
+        yield (
+            f"every job of a submission must succeed or be declined, but {card.n_jobs['failed']} failed; mend the "
+            "criterion and run `pruneboard submit` again."
+        )
     try:
         derived = make_card(rows, suite, Statement(**says), store.table_paths(card.suite, card.criterion))
     except PruneboardError as error:

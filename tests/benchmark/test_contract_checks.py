@@ -1,8 +1,10 @@
 """The checks of a criterion's contract find each way of breaking it, and say so in these very words."""
 
 import dataclasses
+import inspect
 import os
 import random
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -85,6 +87,9 @@ def raises(error):
     return after(act)
 
 
+WHERE = f"(`{Path(__file__).name}`, line {inspect.getsourcelines(raises)[1] + 2})"
+
+
 @pytest.mark.parametrize(
     ("criterion", "message"),
     [
@@ -116,17 +121,17 @@ def raises(error):
         (make(lambda *_: None), "scores must be a dict of layer names to tensors, got `NoneType`."),
         (
             raises(ValueError("not today")),
-            "scoring must not raise, but it raised ValueError: not today (`test_contract_checks.py`, line 72); mend "
+            f"scoring must not raise, but it raised ValueError: not today {WHERE}; mend "
             "it, or raise `Unsupported` with the reason where it does not apply.",
         ),
         (
             raises(SystemExit(3)),
-            "scoring must not raise, but it raised SystemExit: 3 (`test_contract_checks.py`, line 72); mend it, or "
+            f"scoring must not raise, but it raised SystemExit: 3 {WHERE}; mend it, or "
             "raise `Unsupported` with the reason where it does not apply.",
         ),
         (
             raises(Ends("whatever you catch")),
-            "scoring must not raise, but it raised Ends: whatever you catch (`test_contract_checks.py`, line 72); "
+            f"scoring must not raise, but it raised Ends: whatever you catch {WHERE}; "
             "mend it, or raise `Unsupported` with the reason where it does not apply.",
         ),
     ],
@@ -389,16 +394,16 @@ def test_other_scores_on_a_gpu_are_found(monkeypatch):
     ("death", "message"),
     [
         (
-            Death("signal SIGKILL", "time", 0),
+            Death(how="signal SIGKILL", cause="time", n_outside=0),
             "the checks on a tiny network must end within 30 s, but they had not; look for a loop that does not end.",
         ),
         (
-            Death("signal SIGKILL", "memory", 0, 5 * 10**9),
+            Death(how="signal SIGKILL", cause="memory", n_outside=0, n_bytes=5 * 10**9),
             "the checks on a tiny network must hold less than 4.3 GB, but held 5.0 GB; look for tensors that grow with "
             "something else than images and units.",
         ),
         (
-            Death("exit status 3", "itself", 0),
+            Death(how="exit status 3", cause="itself", n_outside=0),
             "scoring must not end its process, but it died with exit status 3; raise an exception with the reason.",
         ),
     ],

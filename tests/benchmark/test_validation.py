@@ -277,6 +277,7 @@ def test_a_criterion_without_images_that_improves_with_shots_is_caught(results):
         ("hardware", ["cuda H100"], "`hardware` of a card must be what its tables say"),
         ("weights", {"digits_vgg": "4" * 64}, "`weights` of a card must be what its tables say"),
         ("n_jobs", {"ok": 3}, "`n_jobs` of a card must be what its tables say"),
+        ("n_jobs", {"ok": 2, "failed": 2}, "every job of a submission must succeed or be declined, but 2 failed"),
         ("tables", {"activation.csv": "5" * 64}, "`tables` of a card must be what its tables say"),
         ("claims", [], "`claims` of a card must be what its tables say"),
     ],
