@@ -190,7 +190,7 @@ def read_card(path: Path) -> Card:
             claims=tuple(Claim(**claim) for claim in document["claims"]),
         )
         _check_types(card)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise StoreError(
             f"a submission card must be a JSON file of the known fields, but `{path}` cannot be used: "
             f"{type(error).__name__}: {error}; write it again with `pruneboard submit`."

@@ -27,6 +27,7 @@ def check_scores(scores: object, layers: Sequence[Layer]) -> None:
         if not isinstance(values, Tensor) or values.dtype != torch.float32 or values.shape != (layer.n_units,):
             got = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
             raise CriterionError(f"scores of `{layer.name}` must be float32 ({layer.n_units},), got {got}.")
+        _check_plain("scores of", layer, values)
         _check_finite(layer, values)
 
 
@@ -45,7 +46,17 @@ def check_contributions(contributions: object, layers: Sequence[Layer], n_images
         if not isinstance(values, Tensor) or not values.is_floating_point() or values.shape[:2] != expected:
             got = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
             raise CriterionError(f"contributions to `{layer.name}` must be floating point {expected}, got {got}.")
+        _check_plain("contributions to", layer, values)
         _check_finite(layer, values)
+
+
+def _check_plain(what: str, layer: Layer, values: Tensor) -> None:
+    """Whatever is done with a tensor of a class of its own is done by that class, which is foreign code."""
+    if type(values) not in (Tensor, nn.Parameter):
+        raise CriterionError(
+            f"{what} `{layer.name}` must be a plain `torch.Tensor`, got `{type(values).__qualname__}`; return "
+            "`values.as_subclass(torch.Tensor)`."
+        )
 
 
 def _check_names(scores: Mapping[Any, Any], layers: Sequence[Layer]) -> None:

@@ -12,13 +12,10 @@ from types import ModuleType
 from typing import Any, TypeVar, get_args
 
 from pruneboard.benchmark import discovery
-from pruneboard.benchmark.api import Criterion, Model, Needs
+from pruneboard.benchmark.api import Criterion, Model
 from pruneboard.benchmark.errors import PluginError, PruneboardError
 from pruneboard.benchmark.registry import Registry
-from pruneboard.benchmark.schema import TUNED_SUFFIX, Job, digest
-
-FAMILIES = ("control", "weights", "activation", "gradient", "attribution")
-"""Families that the tables and the site tell apart."""
+from pruneboard.benchmark.schema import FAMILIES, TUNED_SUFFIX, Job, Needs, digest
 
 P = TypeVar("P")
 
@@ -218,6 +215,19 @@ def models_in(module: ModuleType) -> Iterator[tuple[str, Model]]:
 def criterion_digest(criterion: type[Criterion]) -> str:
     """Return the sha256 of a criterion's source as it was when it was imported."""
     return discovery.source_digest(sys.modules[criterion.__module__])
+
+
+def installed_digests(names: Iterable[str]) -> dict[str, str]:
+    """Return the digests of the criteria among some names that come from installed packages; absent ones are left out.
+
+    Tuned criteria go by the name of what was tuned.
+    """
+    bases = {name.removesuffix(TUNED_SUFFIX) for name in names} & {*criteria().names()}
+    return {
+        name: criterion_digest(type(criteria().get(name)))
+        for name in sorted(bases)
+        if criteria().origin(name).startswith("package ")
+    }
 
 
 def criterion_parameters(criterion: Criterion) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from pruneboard.benchmark.errors import CriterionError
+
 
 def _set_environment(variables: Mapping[str, str]) -> None:
     for name in os.environ.keys() - variables.keys():
@@ -86,6 +88,18 @@ class CodeState:
 
     def __init__(self) -> None:
         self._known = list(_code())
+
+    def check(self) -> None:
+        """Put everything back.
+
+        Raises:
+            CriterionError: something was replaced or removed; the message names the first.
+        """
+        if replaced := self.restore():
+            raise CriterionError(
+                f"a criterion must leave the code of others as it was, but `{replaced[0]}` was replaced "
+                f"({len(replaced)} in all); undo what was patched in a `finally`."
+            )
 
     def restore(self) -> list[str]:
         """Put back what was replaced or removed, and return its names."""

@@ -1,12 +1,31 @@
 """Names to plugins: one registry class for criteria and models."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 from pruneboard.benchmark.errors import PruneboardError, UnknownNameError
 
 T = TypeVar("T")
+
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]{0,63}")
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
+_TAKEN = {"speed"}
+"""What other files of a results folder are called."""
+
+
+def name_fault(kind: str, name: str) -> str | None:
+    """Return why a name cannot be that of a plugin, whose files are called by it; None when it can."""
+    if not _PLAIN.fullmatch(name):
+        shown = name if len(name) <= 64 else f"{name[:64]}..."
+        return (
+            f"the name of a {kind} must be lower_snake, such as my_taylor, of at most 64 of a-z, 0-9 and _, got "
+            f"`{shown}`; rename it."
+        )
+    if name in _DEVICES | _TAKEN:
+        return f"the name of a {kind} must be free on every system, but files cannot be called `{name}`; add a word."
+    return None
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
@@ -46,8 +65,8 @@ class Registry(Generic[T]):
             raise PruneboardError(
                 f"a {self._kind} must be a `{self._base.__name__}`, but `{name}` is a `{type(plugin).__name__}`."
             )
-        if not name.isidentifier() or name != name.lower():
-            raise PruneboardError(f"the name of a {self._kind} must be lower_snake, got `{name}`; rename it.")
+        if (fault := name_fault(self._kind, name)) is not None:
+            raise PruneboardError(fault)
         if name in self._plugins:
             both = " and ".join(f"`{where}`" for where in (self._origins[name], origin) if where)
             raise PruneboardError(

@@ -20,6 +20,12 @@ Scope = Literal["global", "layer"]
 Status = Literal["ok", "unsupported", "failed"]
 Precision = Literal["float32", "tf32", "bf16"]
 
+Needs = Literal["nothing", "images", "labels"]
+"""What a criterion looks at; `labels` includes the images. It is given no more than it declares."""
+
+FAMILIES = ("control", "weights", "activation", "gradient", "attribution")
+"""Families of criteria that the tables and the site tell apart."""
+
 GRANULARITIES: tuple[Granularity, ...] = typing.get_args(Granularity)
 SCOPES: tuple[Scope, ...] = typing.get_args(Scope)
 Protocol = Literal["one_shot", "iterative", "iterative_finetune"]

@@ -284,7 +284,7 @@ def _read(path: Path) -> Study:
         outcome = document.pop("outcome")
         trials = _read_trials(path.with_name(f"{path.name.removesuffix('.json')}.trials.csv"))
         return Study(**document, outcome=None if outcome is None else Outcome(**outcome), trials=trials)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
 
 
@@ -294,7 +294,7 @@ def _read_trials(path: Path) -> tuple[Trial, ...]:
             reader = csv.DictReader(file, strict=True)
             trials = tuple(_trial(line) for line in reader)
             names = reader.fieldnames
-    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+    except (OSError, ValueError, TypeError, KeyError, csv.Error, RecursionError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
     if tuple(names or ()) != _TRIAL_COLUMNS or [trial.number for trial in trials] != list(range(len(trials))):
         raise _damaged(path, f"it must have the columns {', '.join(_TRIAL_COLUMNS)} and trials numbered from 0")

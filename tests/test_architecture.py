@@ -41,7 +41,7 @@ LEVELS: dict[str, int] = {
     "validation": 5,
     "process": 1,
     "contract": 6,
-    "skeletons": 1,
+    "skeletons": 2,
     "evaluate": 4,
     "checks": 4,
     "plugins": 4,

@@ -1,6 +1,8 @@
 """Workflows that run code of strangers have no secrets, and the one that may write runs no code of strangers."""
 
+import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -65,6 +67,17 @@ def test_what_may_write_runs_nothing_of_the_pull_request():
     assert not any("run" in step for step in steps(content))
 
 
+def test_what_is_validated_is_touched_by_no_criterion():
+    """A criterion that runs on the same machine could change the validator, so that its job runs none."""
+    jobs = workflow("submission")["jobs"]
+    scripts = {name: "\n".join(step.get("run", "") for step in job["steps"]) for name, job in jobs.items()}
+
+    assert scripts.keys() == {"contract", "validation", "rerun"}
+    assert "pruneboard validate results" in scripts["validation"]
+    assert not re.search("check |--rerun|pip install", scripts["validation"])
+    assert all("needs" not in job for job in jobs.values())
+
+
 def test_the_commands_of_the_workflow_exist():
     text = "\n".join(step.get("run", "") for step in steps(workflow("submission")))
     used = set(re.findall(r"\.venv/bin/pruneboard (\w+)", text))
@@ -74,32 +87,138 @@ def test_the_commands_of_the_workflow_exist():
     assert all(f"\ndef {command}(" in cli for command in used)
 
 
-def test_the_workflow_finds_the_criteria_that_changed(tmp_path):
-    """Its own shell, on a small repository: files and folders once each, no helpers, nothing that is gone."""
-    script = next(step["run"] for step in steps(workflow("submission")) if "git diff" in step.get("run", ""))
-    script = script.replace(".venv/bin/pruneboard check", "echo CHECK")
+@pytest.fixture
+def pull_request(tmp_path):
+    """A repository with a pull request's changes, and a function that runs a script of the workflow in it."""
 
     def git(*command):
         identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
-        subprocess.run(["git", *identity, *command], cwd=tmp_path, check=True, capture_output=True)
+        done = subprocess.run(["git", *identity, *command], cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    def write(names):
+        for name, text in names.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        git("add", "--all")
+        git("commit", "--quiet", "--message", "change")
+
+    def run(script):
+        variables = {"BASE": base, "SEED": "7", "PATH": "/usr/bin:/bin"}
+        return subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=variables, capture_output=True, text=True)
 
     git("init", "--quiet")
-    (tmp_path / "criteria" / "lrp").mkdir(parents=True)
-    for name in ("old.py", "same.py", "gone.py"):
-        (tmp_path / "criteria" / name).write_text("1\n")
-    git("add", "--all")
-    git("commit", "--quiet", "--message", "base")
-    base = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    for name in ("old.py", "new.py", "_helper.py", "lrp/__init__.py", "lrp/_rules.py"):
-        (tmp_path / "criteria" / name).write_text("2\n")
+    write(
+        dict.fromkeys(["criteria/old.py", "criteria/same.py", "criteria/gone.py", "results/digits/old.jobs.csv"], "1")
+    )
+    base = git("rev-parse", "HEAD")
     (tmp_path / "criteria" / "gone.py").unlink()
-    git("add", "--all")
-    git("commit", "--quiet", "--message", "change")
-    variables = {"BASE": base.stdout.strip(), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=variables, capture_output=True, text=True)
+    write(dict.fromkeys([f"criteria/{n}.py" for n in ("old", "new", "_helper", "lrp/__init__", "lrp/_rules")], "2"))
+    write(dict.fromkeys(["results/digits/mine.jobs.csv", "results/digits/mine.csv", "results/toy/mine.jobs.csv"], "2"))
+    return write, run
+
+
+def script_with(text):
+    return next(step["run"] for step in steps(workflow("submission")) if text in step.get("run", ""))
+
+
+def test_the_workflow_finds_the_criteria_that_changed(pull_request):
+    """Its own shell, on a small repository: files and folders once each, no helpers, nothing that is gone."""
+    _, run = pull_request
+    done = run(script_with("git diff").replace(".venv/bin/pruneboard check", "echo CHECK"))
 
     assert done.returncode == 0, done.stderr
     assert "CHECK criteria/lrp criteria/new.py criteria/old.py\n" in done.stdout
+
+
+@pytest.mark.skipif(not shutil.which("jq"), reason="needs jq, as the workflow does")
+def test_the_workflow_runs_jobs_of_the_very_tables_that_changed(pull_request):
+    """With the package that a card names, and no other text of a card in a shell."""
+    write, run = pull_request
+    write({"results/digits/mine.card.json": json.dumps({"code": "package mine-1 0.2.0"})})
+    write({"results/digits/evil.card.json": json.dumps({"code": "package x 1; touch pwned"})})
+    write({"results/digits/option.card.json": json.dumps({"code": "package --index-url=evil 1"})})
+    script = script_with("--rerun").replace(".venv/bin/python -m pip", "echo PIP")
+    done = run(script.replace(".venv/bin/pruneboard", "echo PRUNEBOARD"))
+    failing = run(script.replace(".venv/bin/pruneboard", "false"))
+
+    assert done.returncode == 0, done.stderr
+    assert re.findall("PIP .*", done.stdout) == ["PIP install --quiet --no-deps mine-1==0.2.0"]
+    assert re.findall("PRUNEBOARD .*", done.stdout) == [
+        "PRUNEBOARD validate results/digits/mine.jobs.csv --rerun 5 --seed 7 --device cpu"
+    ]
+    assert failing.returncode == 1
+
+
+# What github-script gives a script, as far as this one asks.
+_GITHUB = """
+const asked = [];
+const call = (name, data) => Object.assign(async (given) => { asked.push([name, given]); return { data }; }, { data });
+const world = JSON.parse(process.argv[1]);
+const github = {
+  rest: {
+    pulls: { list: call('list', world.pulls), listFiles: call('listFiles', world.files) },
+    issues: {
+      listComments: call('listComments', world.comments),
+      createComment: call('createComment'), updateComment: call('updateComment'),
+    },
+  },
+  paginate: async (endpoint) => endpoint.data,
+};
+const context = { repo: { owner: 'o', repo: 'r' }, payload: { workflow_run: world.run } };
+const core = { info: (text) => asked.push(['info', text]) };
+(async () => {
+SCRIPT
+})().then(() => console.log(JSON.stringify(asked)));
+"""
+HEAD = {"sha": "a" * 40, "repo": {"id": 5}}
+RUN = {"head_sha": "a" * 40, "head_branch": "mine", "conclusion": "success", "html_url": "https://example.org/run"}
+
+
+def comment(folder, **world):
+    """What the script asks GitHub to write, by the name of the request."""
+    script = steps(workflow("submission-comment"))[-1]["with"]["script"]
+    given = {"pulls": [{"number": 3, "head": HEAD}], "files": [], "comments": []} | world
+    given["run"] = RUN | {"head_repository": {"id": 5, "owner": {"login": "stranger"}}}
+    command = ["node", "-e", _GITHUB.replace("SCRIPT", script), json.dumps(given)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="needs Node, which runs the script")
+def test_the_comment_shows_what_ran_as_text_and_says_what_changes_the_checks(tmp_path):
+    outcome = tmp_path / "outcome"
+    outcome.mkdir()
+    (outcome / "contract.txt").write_text("```\n@everyone <b>bold</b> ![x](https://example.org)\n")
+    (tmp_path / "secret").write_text("of this machine")
+    (outcome / "validation.txt").symlink_to(tmp_path / "secret")
+    (outcome / "rerun.txt").write_text("x" * 2_000_000)
+    asked = comment(tmp_path, files=[{"filename": "criteria/a.py"}, {"filename": ".github/workflows/submission.yml"}])
+    honest = comment(tmp_path, files=[{"filename": "criteria/a.py"}, {"filename": "results/digits/a.csv"}])
+    body = asked["createComment"]["body"]
+
+    assert asked["createComment"]["issue_number"] == 3
+    assert "**This pull request changes what checks it**" in body
+    assert ".github/workflows/submission.yml" in body
+    assert body.count("```") == 8, "four blocks, none of which the text can end"
+    assert "of this machine" not in body
+    assert "validation: did not run, or wrote too much" in body
+    assert "rerun: did not run, or wrote too much" in body
+    assert "changes what checks it" not in honest["createComment"]["body"]
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="needs Node, which runs the script")
+def test_a_comment_goes_to_the_pull_request_of_the_very_commit_and_replaces_only_its_own(tmp_path):
+    mine = {"id": 9, "user": {"login": "github-actions[bot]"}, "body": "<!-- pruneboard submission -->\nold"}
+    forged = {"id": 8, "user": {"login": "stranger"}, "body": "<!-- pruneboard submission -->"}
+    moved = comment(tmp_path, pulls=[{"number": 3, "head": HEAD | {"sha": "b" * 40}}])
+    other = comment(tmp_path, pulls=[{"number": 3, "head": HEAD | {"repo": None}}])
+    again = comment(tmp_path, comments=[forged, mine])
+
+    assert moved.keys() == other.keys() == {"list", "info"}
+    assert again["updateComment"]["comment_id"] == 9
+    assert again["list"]["head"] == "stranger:mine"
 
 
 @pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from pruneboard.benchmark.api import Context, Criterion, CriterionError
+from pruneboard.benchmark.api import Context, Criterion, CriterionError, Unsupported
 
 ScoreFunction = Callable[[nn.Module, Tensor | None, Tensor | None], Mapping[str, Tensor]]
 """Network, normalised images (n_images, channels, height, width) and labels (n_images,) to scores by module name.
@@ -33,6 +33,7 @@ class FunctionCriterion(Criterion):
 
         Raises:
             CriterionError: it gives no tensors by name.
+            Unsupported: none of them is of a layer of this job.
         """
         images = labels = None
         if self.needs != "nothing":
@@ -46,4 +47,6 @@ class FunctionCriterion(Criterion):
                 f"`{type(given).__name__}`; return one score per unit, (n_units,), for each layer."
             )
         wanted = [layer.name for layer in context.layers if layer.name in given]
+        if not wanted:
+            raise Unsupported(f"the function of `{self.name}` scores no layer with {context.layers[0].granularity}.")
         return {name: given[name].detach().float().clone() for name in wanted}

@@ -5,7 +5,6 @@ from pruneboard.benchmark.api._criteria import (
     Batch,
     Context,
     Criterion,
-    Needs,
     PerLayer,
     PooledCriterion,
     Scores,
@@ -20,7 +19,7 @@ from pruneboard.benchmark.api._models import Model, Recipe, adapted
 from pruneboard.benchmark.assets import Weights
 from pruneboard.benchmark.data import Framing
 from pruneboard.benchmark.errors import CriterionError, Unsupported
-from pruneboard.benchmark.schema import Granularity
+from pruneboard.benchmark.schema import Granularity, Needs
 from pruneboard.benchmark.units import AbsoluteAt, Layer, batch_norms_after, by_unit, pool, tapped, unit_weights
 
 __all__ = [

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pruneboard.benchmark.errors import CriterionError
+from pruneboard.benchmark.schema import Needs
 from pruneboard.benchmark.units import AbsoluteAt, Layer, absolute_place, pool, tapped
-
-Needs = Literal["nothing", "images", "labels"]
-"""What a criterion looks at; `labels` includes the images. It is given no more than it declares."""
 
 Scores = dict[str, Tensor]
 """Layer name to a finite float32 tensor (n_units,); a higher score means: keep this unit longer."""

@@ -22,13 +22,16 @@ from pruneboard.benchmark.cli.running import RunOptions, run_jobs
 from pruneboard.benchmark.cli.tables import write_derived
 from pruneboard.benchmark.errors import PruneboardError
 from pruneboard.benchmark.schema import Suite
-from pruneboard.benchmark.store import ResultsStore, RunStore, in_grid
+from pruneboard.benchmark.store import ResultsStore, RunStore, atomic_file, in_grid
 from pruneboard.benchmark.suites import expand, load_suite, suite_names
 from pruneboard.benchmark.suites import suite_path as path_of
-from pruneboard.benchmark.validation import Report, validate_suite
+from pruneboard.benchmark.validation import Report, statement_faults, validate_suite
 
+_PROJECT = Path(__file__).resolve().parents[2]
 _BUILTIN = "builtin"
 _OWN_LICENCE = "BSD-3-Clause"
+_PLACEHOLDER = "://example.org/"
+"""In the address that a new package comes with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +111,12 @@ def submit(options: SubmitOptions) -> Submitted:
     for path in files:
         console.print(f"   {path}", soft_wrap=True)
     console.print(f"Valid: {len(rows)} rows of {', '.join(names)}.")
+    for name, statement in statements.items():
+        if _PLACEHOLDER in statement.url:
+            console.print(
+                f"Note: nobody gets the code of `{name}` at {statement.url}; give the real address by `--url`.",
+                soft_wrap=True,
+            )
     _hand_in(names, suite, files, options, console)
     return Submitted(done=True)
 
@@ -132,7 +141,11 @@ def _statement(name: str, options: SubmitOptions) -> Statement:
             f"{' and '.join(f'`{option}`' for option in missing)}."
         )
     summary = (inspect.getdoc(type(criterion)) or "").partition("\n")[0]
-    return Statement(author=author, licence=licence, url=url, code=code, summary=summary)
+    statement = Statement(author=author, licence=licence, url=url, code=code, summary=summary)
+    # What would be refused at the end is said before anything runs.
+    if (fault := next(statement_faults(statement), None)) is not None:
+        raise PruneboardError(f"what is said of `{name}` cannot stand on its card: {fault}")
+    return statement
 
 
 def _metadata(code: str) -> dict[str, str]:
@@ -207,8 +220,8 @@ def _write(
             return report, []
         targets = [results / path.relative_to(folder) for path in files]
         for source, target in zip(files, targets, strict=True):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+            with atomic_file(target) as temporary:
+                shutil.copyfile(source, temporary)
     return report, targets
 
 
@@ -216,15 +229,22 @@ def _hand_in(
     names: Sequence[str], suite: Suite, files: Sequence[Path], options: SubmitOptions, console: Console
 ) -> None:
     """Open the pull request, or say how."""
+    root, published = _checkout_of(options.results), _PROJECT / "results"
+    if published.is_dir() and options.results.resolve() != published:
+        console.print(f"Note: the results of this pruneboard are in {published}; name them by `--results`.")
+    if root is not None:
+        files = [path.resolve().relative_to(root) for path in files]
     steps = _steps(names, suite, files)
     if not options.pull_request:
         console.print("4. Open the pull request (with `gh`, --pull-request does all of this):")
+        if root not in (None, Path.cwd()):
+            steps.insert(0, ["cd", str(root)])
         for step in steps:
             console.print(f"   {shlex.join(step)}", soft_wrap=True)
         return
     console.print("4. The pull request:")
     for step in steps:
-        done = subprocess.run(step, capture_output=True, text=True, check=False)
+        done = subprocess.run(step, cwd=root, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise PruneboardError(
                 f"the results are written and valid, but `{shlex.join(step[:3])}` failed: "
@@ -242,19 +262,25 @@ def _steps(names: Sequence[str], suite: Suite, files: Sequence[Path]) -> list[li
         f"Measured, checked and validated with `pruneboard submit {' '.join(names)} --suite {suite.name}`. What the "
         "card says is derived from the tables; the workflow `submission` derives it again and runs some jobs once more."
     )
+    given = list(map(str, files))
     return [
         ["git", "switch", "--create", branch],
-        ["git", "add", *map(str, files)],
-        ["git", "commit", "--message", title],
+        ["git", "add", "--", *given],
+        # Whatever else is staged stays out of it.
+        ["git", "commit", "--message", title, "--", *given],
         ["git", "push", "--set-upstream", "origin", branch],
         ["gh", "pr", "create", "--title", title, "--body", body],
     ]
 
 
+def _checkout_of(results: Path) -> Path | None:
+    """Return the checkout that a results folder is in."""
+    return next((path for path in (results.resolve(), *results.resolve().parents) if (path / ".git").exists()), None)
+
+
 def _check_pull_request(results: Path) -> None:
     """Raise unless the results folder is in a checkout, and `gh` is there and knows its user."""
-    folder = next((path for path in (results.resolve(), *results.resolve().parents) if (path / ".git").exists()), None)
-    if folder is None:
+    if _checkout_of(results) is None:
         raise PruneboardError(f"`--pull-request` needs a checkout of the project around `{results}`; clone it first.")
     try:
         done = subprocess.run(["gh", "auth", "status"], capture_output=True, text=True, check=False)

@@ -1,6 +1,7 @@
 """The command that validates published results."""
 
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,7 +78,9 @@ def validate(options: ValidationOptions) -> bool:
     else:
         validate_suite(target.folder, load_suite(suite_path(target.suite)), report)
     shown = [finding for finding in report.findings if _is_about(finding, target)]
-    if options.rerun and not report.errors:
+    if options.rerun and any(finding.level == "error" for finding in shown):
+        console.print("No job is run again, because what is published is broken already.")
+    elif options.rerun:
         shown += _rerun(target, options, console)
     _print(report, shown, console)
     if options.report is not None:
@@ -150,7 +153,8 @@ def _rerun(target: _Target, options: ValidationOptions, console: Console) -> lis
                     n_workers=options.workers,
                     out=Path(folder),
                     fresh=False,
-                    n_threads=None if options.workers == 0 else threads,
+                    # What a row says must not have this machine start more threads than it has cores.
+                    n_threads=None if options.workers == 0 or threads > (os.cpu_count() or 1) else threads,
                 )
                 if run_jobs(suite.name, jobs, run, announce=False).interrupted:
                     raise PruneboardError("the jobs that are run again must come to their end, but they were stopped.")

@@ -20,7 +20,7 @@ from pruneboard.benchmark.contract._subject import (
     first_difference,
     storages,
 )
-from pruneboard.benchmark.process import ProcessState
+from pruneboard.benchmark.process import CodeState, ProcessState
 from pruneboard.benchmark.ranking import masks_at, rank
 
 Status = Literal["passed", "failed", "declined", "skipped"]
@@ -76,9 +76,7 @@ def _scores(subject: Subject) -> None:
 
 def _network(subject: Subject) -> None:
     context = subject.context()
-    model, probe = context.model, images(4)
-    with torch.no_grad():
-        before = model(probe)
+    model = context.model
     snapshot, hooks = Snapshot(model), _hooks(model)
     try:
         subject.criterion.score(context)
@@ -87,7 +85,8 @@ def _network(subject: Subject) -> None:
     if _hooks(model) != hooks:
         raise CriterionError("a criterion must remove its hooks, but some are left; remove them in a `finally`.")
     with torch.no_grad():
-        if not torch.equal(model(probe), before):
+        # What the first call patched, a comparison with just before this one would miss.
+        if not torch.equal(model(images(4)), subject.logits):
             raise CriterionError(
                 "a criterion must leave everything as it was, but the same network now gives other logits; undo "
                 "what was patched in torch or timm in a `finally`."
@@ -118,8 +117,11 @@ def _images(subject: Subject) -> None:
 
 
 def _process(subject: Subject) -> None:
-    state = ProcessState()
-    subject.criterion.score(subject.context())
+    state, code = ProcessState(), CodeState()
+    try:
+        subject.criterion.score(subject.context())
+    finally:
+        code.check()
     if changed := state.changes():
         remedy = "draw from `context.generator`" if "random" in changed[0] else "put it back in a `finally`"
         raise CriterionError(f"a criterion must leave the process as it was, but {changed[0]} changed; {remedy}.")

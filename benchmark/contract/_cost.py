@@ -1,6 +1,9 @@
 """What a criterion costs, beside one forward and backward pass over the same images."""
 
+import contextlib
+import ctypes
 import functools
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,7 +49,6 @@ def measure_cost(criterion: Criterion) -> Cost | None:
             given = Context(model=context.model, layers=context.layers, generator=context.generator)
         else:
             given = context
-        # The pass comes first: memory that is free again after a scoring would not be added once more.
         pass_seconds, pass_bytes = _best(functools.partial(_pass, context))
         try:
             seconds, n_bytes = _best(functools.partial(criterion.score, given))
@@ -54,6 +56,13 @@ def measure_cost(criterion: Criterion) -> Cost | None:
             continue
         return Cost(name, seconds, pass_seconds, n_bytes, pass_bytes)
     return None
+
+
+def _give_back() -> None:
+    """Give memory that is free back to the system, where it can be asked to, or a call that takes it adds nothing."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _context(name: str) -> Context:
@@ -77,6 +86,7 @@ def _pass(context: Context) -> None:
 
 def _best(call: Callable[[], object]) -> tuple[float, int | None]:
     """Return the shortest time of several calls, and the memory that the first one added."""
+    _give_back()
     with peak_memory(torch.device("cpu")) as memory:
         call()
     times = []

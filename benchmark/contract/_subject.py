@@ -46,16 +46,20 @@ class Subject:
         kind: kind of the network, one of `NETWORKS`.
         network: the network, which is never given away, only copies of it.
         layers: its layers.
+        logits: what it gives for `images(4)` before the criterion was asked for anything.
     """
 
     criterion: Criterion
     kind: str
     network: nn.Module = field(init=False)
     layers: tuple[Layer, ...] = field(init=False)
+    logits: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         self.network = tiny_network(self.kind)
         self.layers = find_layers(self.network, NETWORKS[self.kind], images(1))
+        with torch.no_grad():
+            self.logits = self.network(images(4))
 
     def context(self, how: Variation | None = None) -> Context:
         """Return what the criterion is given, as the engine gives it: no more than `needs` declares."""

@@ -1,7 +1,6 @@
 """Skeletons of criteria that `pruneboard new` writes: working ones, to be changed step by step."""
 
 import keyword
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from pruneboard.benchmark.errors import PluginError, StoreError
+from pruneboard.benchmark.registry import name_fault
 
 Kind = Literal["images", "weights", "function"]
 
 _FOLDER = Path(__file__).resolve().parent
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +30,12 @@ class Skeleton:
     author: str = ""
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name) or keyword.iskeyword(self.name):
-            raise PluginError(f"the name of a criterion must be lower_snake, such as my_taylor, got `{self.name}`.")
-        if self.name in sys.stdlib_module_names:
+        if (fault := name_fault("criterion", self.name)) is not None:
+            raise PluginError(fault)
+        if keyword.iskeyword(self.name) or self.name in sys.stdlib_module_names:
             raise PluginError(
-                f"the name of a criterion must not be that of a module of Python, got `{self.name}`; add a word to it."
+                "the name of a criterion must be neither a word nor a module of Python, got "
+                f"`{self.name}`; add a word to it."
             )
 
     @property

@@ -134,9 +134,7 @@ class ResultsStore:
         # A job without a result has no points.
         joined = joined.fillna({name: "" for name in _POINT_TEXT if name in joined})
         rows = migrate(joined, version)
-        missing = [name for name in NAMES if name not in rows]
-        if missing:
-            raise StoreError(f"a result table must have every column of the schema, but `{jobs_path}` lacks {missing}.")
+        _check_complete(rows, jobs_path)
         return rows[NAMES]
 
 
@@ -147,14 +145,14 @@ def _read_csv(path: Path) -> pd.DataFrame:
         return pd.read_csv(
             path, dtype=kinds, keep_default_na=False, na_values=dict.fromkeys(set(kinds) - set(text), "")
         )
-    except (OSError, ValueError, pd.errors.ParserError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, pd.errors.ParserError) as error:
         raise StoreError(
             f"a published table must be a CSV file of known columns, but `{path}` is not: {error}."
         ) from error
 
 
 def _checked_version(path: Path, versions: "pd.Series[int] | None") -> int:
-    found = set() if versions is None else set(versions.astype(str))
+    found = set() if versions is None else set(map(str, versions))
     (version,) = found if len(found) == 1 else ("",)
     if version.isdigit() and OLDEST <= int(version) <= SCHEMA_VERSION:
         return int(version)
@@ -165,6 +163,18 @@ def _checked_version(path: Path, versions: "pd.Series[int] | None") -> int:
         f"tables must have one schema version from {OLDEST} to {SCHEMA_VERSION}, but `{path}` has "
         f"{', '.join(sorted(found)) or 'none'}; {remedy}."
     )
+
+
+def _check_complete(table: pd.DataFrame, path: Path) -> None:
+    missing = [name for name in NAMES if name not in table]
+    if missing:
+        raise StoreError(f"a result table must have every column of the schema, but `{path}` lacks {missing}.")
+    empty = [c.name for c in COLUMNS if c.kind is int and not c.nullable and table[c.name].isna().any()]
+    if empty:
+        raise StoreError(
+            f"a result table must have every value that the schema requires, but `{empty[0]}` is empty in `{path}`; "
+            "write it again with `pruneboard table --publish`."
+        )
 
 
 def _typed(table: pd.DataFrame, path: Path) -> pd.DataFrame:

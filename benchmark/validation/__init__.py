@@ -1,5 +1,6 @@
 """Whether published results are what they claim to be: everything that is claimed is derived again from raw rows."""
 
+from pruneboard.benchmark.validation._cards import statement_faults
 from pruneboard.benchmark.validation._findings import Finding, Level, Report
 from pruneboard.benchmark.validation._folder import validate_folder, validate_suite
 from pruneboard.benchmark.validation._rerun import (
@@ -21,6 +22,7 @@ __all__ = [
     "rerun_faults",
     "same_source",
     "sample",
+    "statement_faults",
     "validate_folder",
     "validate_suite",
 ]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +11,12 @@ import pandas as pd
 from pruneboard.benchmark.cards import Card, CardStore, Statement, make_card
 from pruneboard.benchmark.errors import PruneboardError
 from pruneboard.benchmark.schema import Suite
+from pruneboard.benchmark.validation._plain import text_fault
 
-_LONGEST = 200
+_LONGEST = 500
+_LONGEST_SHOWN = 200
+_WEB = re.compile(r"https?://[^\s/]+\.[^\s]+")
+_CODE = re.compile(r"builtin|package \S+( \S+)*|file \S.*")
 
 
 def card_faults(card: Card, rows: pd.DataFrame, suite: Suite, store: CardStore) -> Iterator[str]:
@@ -23,15 +28,13 @@ def card_faults(card: Card, rows: pd.DataFrame, suite: Suite, store: CardStore) 
         suite: the suite as it is now.
         store: the cards of the results folder.
     """
-    for name in ("author", "licence", "summary"):
-        if not getattr(card, name).strip():
-            yield f"a card must name its `{name}`, but it is empty; give it to `pruneboard submit`."
-    if card.code != "builtin" and not card.url.strip():
-        yield (
-            f"a criterion from elsewhere (`{card.code}`) must say where its code can be had, but `url` is empty; give "
-            "`--url` to `pruneboard submit`."
-        )
     says = {field.name: getattr(card, field.name) for field in dataclasses.fields(Statement)}
+    yield from statement_faults(Statement(**says))
+    if card.n_jobs.get("failed"):
+        yield (
+            f"every job of a submission must succeed or be declined, but {card.n_jobs['failed']} failed; mend the "
+            "criterion and run `pruneboard submit` again."
+        )
     try:
         derived = make_card(rows, suite, Statement(**says), store.table_paths(card.suite, card.criterion))
     except PruneboardError as error:
@@ -46,6 +49,25 @@ def card_faults(card: Card, rows: pd.DataFrame, suite: Suite, store: CardStore) 
             )
 
 
+def statement_faults(statement: Statement) -> Iterator[str]:
+    """Yield what is wrong with what an author says."""
+    for field in dataclasses.fields(Statement):
+        text = getattr(statement, field.name)
+        if not text.strip() and field.name != "url":
+            yield f"a card must name its `{field.name}`, but it is empty; give it to `pruneboard submit`."
+        if (fault := text_fault(text, _LONGEST)) is not None:
+            yield f"texts of a card must be plain, but {fault}: `{field.name}` is {text[:80]!r}; write it plainly."
+    if statement.code != "builtin" and not statement.url.strip():
+        yield (
+            f"a criterion from elsewhere (`{statement.code}`) must say where its code can be had, but `url` is empty; "
+            "give `--url` to `pruneboard submit`."
+        )
+    if statement.url.strip() and not _WEB.fullmatch(statement.url):
+        yield f"`url` must be an address that begins with https:// or http://, got {statement.url[:80]!r}; correct it."
+    if not _CODE.fullmatch(statement.code):
+        yield f"`code` must be `builtin`, `package NAME VERSION` or `file NAME`, got {statement.code[:80]!r}."
+
+
 def _shown(value: Any) -> str:
     plain = (
         [dataclasses.asdict(part) for part in value]
@@ -53,4 +75,4 @@ def _shown(value: Any) -> str:
         else value
     )
     text = json.dumps(plain, ensure_ascii=False)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

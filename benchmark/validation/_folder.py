@@ -9,13 +9,17 @@ import pandas as pd
 from pruneboard.benchmark.cards import SUFFIX, Card, CardStore
 from pruneboard.benchmark.discovery import own_digest
 from pruneboard.benchmark.errors import StoreError
+from pruneboard.benchmark.registry import name_fault
 from pruneboard.benchmark.schema import Suite
 from pruneboard.benchmark.speeds import SpeedStore
 from pruneboard.benchmark.store import ResultsStore, concatenate, in_grid
 from pruneboard.benchmark.suites import load_suite, suite_names, suite_path
 from pruneboard.benchmark.validation._cards import card_faults
+from pruneboard.benchmark.validation._commits import unknown_commits
 from pruneboard.benchmark.validation._derived import derived_faults, speed_faults, study_faults
+from pruneboard.benchmark.validation._files import file_faults
 from pruneboard.benchmark.validation._findings import Report
+from pruneboard.benchmark.validation._plain import plain_faults
 from pruneboard.benchmark.validation._rows import grid_faults, missing_cells, row_faults
 from pruneboard.benchmark.validation._together import together_faults
 
@@ -58,9 +62,17 @@ def validate_suite(folder: Path, suite: Suite, report: Report) -> None:
         report: what is found is added to it.
     """
     store, own = ResultsStore(folder), folder / suite.name
+    report.n_jobs[suite.name] = report.n_rows[suite.name] = 0
+    if unreadable := list(file_faults(own)):
+        for path, message in unreadable:
+            report.error(path, message)
+        return
     tables: dict[str, pd.DataFrame] = {}
     for criterion in store.criteria(suite.name):
         path = own / f"{criterion}.jobs.csv"
+        if (fault := name_fault("criterion", criterion)) is not None:
+            report.error(path, fault)
+            continue
         try:
             tables[criterion] = store.read_criterion(suite.name, criterion)
         except StoreError as error:
@@ -71,6 +83,12 @@ def validate_suite(folder: Path, suite: Suite, report: Report) -> None:
     for criterion, rows in tables.items():
         _check_criterion(own / f"{criterion}.jobs.csv", criterion, rows, suite, report)
     _check_networks(own, tables, suite, report)
+    for criterion, commit in unknown_commits(tables).items():
+        report.warn(
+            own_table(folder, suite.name, criterion),
+            f"rows must name a commit that others can get, but {commit[:12]} is not in this checkout; merge it without "
+            "squashing, or measure the jobs again.",
+        )
     for criterion, message in together_faults(tables):
         report.error(own / f"{criterion}.jobs.csv", message)
     _check_cards(folder, tables, suite, report)
@@ -106,7 +124,7 @@ def _check_criterion(path: Path, criterion: str, rows: pd.DataFrame, suite: Suit
     if names != {criterion, suite.name}:
         report.error(path, f"a table must hold rows of `{suite.name}` and `{criterion}` only, got {sorted(names)}.")
         return
-    for message in (*row_faults(rows, suite), *grid_faults(rows, suite)):
+    for message in (*plain_faults(rows), *row_faults(rows, suite), *grid_faults(rows, suite)):
         report.error(path, message)
     failed = rows.loc[rows["status"] == "failed"].drop_duplicates("key")
     if len(failed):

@@ -9,31 +9,35 @@ import pandas as pd
 from pruneboard.benchmark.schema import TUNED_SUFFIX, Job, Suite, Tuned
 
 MEAN_TOLERANCE = 0.01
-"""How far A_PR may be off on another device, another release of PyTorch, or another number of threads."""
+"""How far A_PR may be off on another device, with another release of PyTorch or number of threads, or in float32 again
+what was measured in less."""
 
 POINT_TOLERANCE = 0.05
-"""How far the accuracy at one rate and number of shots may be off there: rounding decides between units of near "
-"scores."""
+"""How far the accuracy at one rate and number of shots may be off there: rounding decides between units of near
+scores."""
+
+SIZE_TOLERANCE = 0.05
+"""How far parameters and multiply-accumulates left may be off there, of all."""
 
 LOSS_TOLERANCE = 1e-6
 """How far, relatively, the cross-entropy may be off on the same device: the order of a sum is no part of a result."""
 
 _EXACT = ("top1", "top5", "n_images", "n_units_removed", "params_left", "macs_left")
 _COUNTS = ("n_images", "n_units_removed")
+_DECLARED = ("dataset", "model_family", "criterion_family", "criterion_needs", "criterion_source")
+_SIZES = (("params_left", "params_total"), ("macs_left", "macs_total"))
 
 
 def sample(rows: pd.DataFrame, n_jobs: int, seed: int) -> list[str]:
     """Choose jobs at random, and return their keys.
 
     Args:
-        rows: a table with the columns of `schema.Row`; jobs that failed, or were evaluated in another precision than
-            float32, are never chosen.
+        rows: a table with the columns of `schema.Row`; jobs that failed are never chosen.
         n_jobs: how many, or all where there are fewer.
         seed: the same seed chooses the same jobs from the same rows.
     """
     jobs = rows.drop_duplicates("key")
-    possible = (jobs["status"] != "failed") & ~jobs["evaluation"].astype(str).str.contains(" in ")
-    keys = sorted(jobs.loc[possible, "key"])
+    keys = sorted(jobs.loc[jobs["status"] != "failed", "key"])
     return random.Random(seed).sample(keys, min(n_jobs, len(keys)))
 
 
@@ -59,8 +63,8 @@ def job_of(row: pd.Series, suite: Suite) -> Job:
 
 
 def is_same_machine(published: pd.Series, measured: pd.Series) -> bool:
-    """Whether two rows come from devices, releases of PyTorch and threads that give equal numbers."""
-    return all(str(published[name]) == str(measured[name]) for name in ("device", "torch", "threads"))
+    """Whether two rows come from devices, releases of PyTorch, threads and precisions that give equal numbers."""
+    return all(str(published[name]) == str(measured[name]) for name in ("device", "torch", "threads", "evaluation"))
 
 
 def rerun_faults(published: pd.DataFrame, measured: pd.DataFrame) -> Iterator[str]:
@@ -68,7 +72,7 @@ def rerun_faults(published: pd.DataFrame, measured: pd.DataFrame) -> Iterator[st
 
     On the same device, with the same release of PyTorch and number of threads, accuracies and counts must be equal, and
     the cross-entropy up to `LOSS_TOLERANCE`. Elsewhere counts of images and removed units must be equal, A_PR may be
-    off by `MEAN_TOLERANCE`, and each accuracy by `POINT_TOLERANCE`.
+    off by `MEAN_TOLERANCE`, each accuracy by `POINT_TOLERANCE`, and each size by `SIZE_TOLERANCE`.
 
     Args:
         published: the rows of the job in the results folder.
@@ -80,6 +84,10 @@ def rerun_faults(published: pd.DataFrame, measured: pd.DataFrame) -> Iterator[st
         reason = f" ({new['reason']})" if new["reason"] else ""
         yield f"a job must end as it was published, {old['status']}, but {what} is now {new['status']}{reason}."
         return
+    for column in _DECLARED:
+        if str(old[column]) != str(new[column]):
+            yield f"`{column}` must be what the job says now, {new[column]}, but {old[column]} is published for {what}."
+            return
     if old["status"] != "ok":
         return
     both = published.merge(measured, on=["shots", "rate"], suffixes=("", "_now"))
@@ -107,13 +115,24 @@ def rerun_faults(published: pd.DataFrame, measured: pd.DataFrame) -> Iterator[st
             "is not."
         )
         return
+    if same:
+        return
     off = (both["top1"] - both["top1_now"]).astype(float)
     mean = float(np.abs(off.groupby(both["shots"]).mean()).max())
-    if not same and (mean > MEAN_TOLERANCE or float(off.abs().max()) > POINT_TOLERANCE):
+    if mean > MEAN_TOLERANCE or float(off.abs().max()) > POINT_TOLERANCE:
         yield (
             f"on another device A_PR must be within {MEAN_TOLERANCE} of what was published and each accuracy within "
             f"{POINT_TOLERANCE}, but of {what} they are off by up to {mean:.4f} and {float(off.abs().max()):.4f}."
         )
+        return
+    for left, total in _SIZES:
+        apart = ((both[left] - both[f"{left}_now"]) / both[total]).astype(float).abs().max()
+        if apart > SIZE_TOLERANCE:
+            yield (
+                f"on another device `{left}` must be within {SIZE_TOLERANCE} of `{total}`, but of {what} it is off by "
+                f"{apart:.4f}."
+            )
+            return
 
 
 def same_source(published: Sequence[pd.Series], measured: Sequence[pd.Series]) -> int:

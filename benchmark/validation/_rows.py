@@ -1,22 +1,30 @@
 """Rules that the rows of one criterion keep by themselves: values, keys and grid."""
 
+import dataclasses
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 
 from pruneboard.benchmark.schema import (
     ENGINE_VERSION,
+    FAMILIES,
     GRANULARITIES,
+    FineTuning,
     Granularity,
     JobIdentity,
+    Needs,
     Precision,
     Suite,
+    Task,
     n_removed,
 )
 
+_EVALUATION = r"(compact|masked: .+)( in (bf16|tf32))?"
 _MOST_MODEL_VERSIONS = 64
 _WHOLE = 1e-6
 """How far the number of hits, accuracy times images, may be from a whole number: rounding in a CSV file."""
@@ -39,6 +47,11 @@ def row_faults(rows: pd.DataFrame, suite: Suite) -> Iterator[str]:
         name = next(name for name in numbers if points[name].isna().any())
         yield f"a job of status ok must have every number, but `{name}` is empty in {_cell(points[empty].iloc[0])}."
         return
+    foreign = points[~points["rate"].isin(suite.rates)]
+    if len(foreign):
+        line = foreign.iloc[0]
+        yield f"`rate` must be one of the suite's, got {line['rate']:g} in {_cell(line)}; remove that point."
+        return
     yield from _point_faults(points.astype(dict.fromkeys(numbers, "float64")), suite)
     yield from _unit_faults(points)
 
@@ -48,6 +61,35 @@ def _job_faults(jobs: pd.DataFrame, suite: Suite) -> Iterator[str]:
         "suite_digest": (
             (jobs["suite_digest"] == suite.digest) & (jobs["suite_version"] == suite.version),
             f"rows must be of the present version {suite.version} of suite `{suite.name}`; measure them again",
+        ),
+        "protocol": (jobs["protocol"] == suite.protocol, f"rows must be of the suite's protocol, {suite.protocol}"),
+        "finetuning": (
+            jobs["finetuning"].astype(str).map(functools.partial(_is_json_of, suite.finetuning)),
+            "rows must be of the suite's recipe of fine-tuning",
+        ),
+        "task": (
+            jobs["task"].astype(str).map(functools.partial(_is_json_of, suite.task)),
+            "rows must be of the suite's task",
+        ),
+        "dataset": (
+            jobs.apply(lambda line: line["dataset"] in suite.datasets_of(line["model"]), axis=1),
+            "rows must be of a data set that the suite accepts for the network",
+        ),
+        "criterion_needs": (
+            jobs["criterion_needs"].isin(get_args(Needs)),
+            f"`criterion_needs` must be one of {', '.join(get_args(Needs))}",
+        ),
+        "criterion_family": (
+            jobs["criterion_family"].isin(FAMILIES),
+            f"`criterion_family` must be one of {', '.join(FAMILIES)}",
+        ),
+        "evaluation": (
+            jobs["evaluation"].astype(str).str.fullmatch(_EVALUATION) | (jobs["status"] != "ok"),
+            "`evaluation` must be `compact` or `masked: REASON`, with ` in PRECISION` where that is no float32",
+        ),
+        "tuned_trials": (
+            (jobs["tuning"] != "") | (jobs["tuned_trials"].isna() & jobs["tuned_images"].isna()),
+            "only tuned rows have trials and images of tuning",
         ),
         "status": (jobs["status"].isin(["ok", "unsupported", "failed"]), "`status` must be ok, unsupported or failed"),
         "reason": (
@@ -84,7 +126,7 @@ def _has_own_key(line: pd.Series, known: dict[str, tuple[int, int]]) -> bool:
     model = str(line["model"])
     try:
         parameters = json.loads(str(line["parameters"]))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     candidates = [(v, e) for e in range(ENGINE_VERSION, 0, -1) for v in range(1, _MOST_MODEL_VERSIONS)]
     # A job without a result does not say what it would have been evaluated in.
@@ -103,10 +145,28 @@ def _has_own_key(line: pd.Series, known: dict[str, tuple[int, int]]) -> bool:
                 precision=tried,
                 engine=engine,
             )
-            if identity.key == line["key"]:
+            if _key_of(identity) == line["key"]:
                 known[model] = (version, engine)
                 return True
     return False
+
+
+def _key_of(identity: JobIdentity) -> str:
+    try:
+        return identity.key
+    # Parameters of an edited table may be no plain finite values.
+    except ValueError:
+        return ""
+
+
+def _is_json_of(record: FineTuning | Task | None, text: str) -> bool:
+    """Whether a text is a record of a suite as JSON, empty for none."""
+    if record is None or not text:
+        return record is None and not text
+    try:
+        return bool(json.loads(text) == json.loads(json.dumps(dataclasses.asdict(record))))
+    except (ValueError, RecursionError):
+        return False
 
 
 def _point_faults(points: pd.DataFrame, suite: Suite) -> Iterator[str]:
@@ -133,6 +193,8 @@ def _point_faults(points: pd.DataFrame, suite: Suite) -> Iterator[str]:
         ),
         ("macs_left", points["macs_left"].between(0, points["macs_total"]), "`macs_left` must be in [0, total]"),
         ("n_units_removed", ~first | (points["n_units_removed"] == 0), "at rate 0 no unit is removed"),
+        ("params_left", ~first | (points["params_left"] == points["params_total"]), "at rate 0 everything is left"),
+        ("macs_left", ~first | (points["macs_left"] == points["macs_total"]), "at rate 0 everything is left"),
     ]
     if suite.scope == "global":
         expected = [n_removed(rate, int(n)) for rate, n in zip(points["rate"], points["n_units"], strict=True)]
@@ -163,7 +225,7 @@ def _unit_faults(points: pd.DataFrame) -> Iterator[str]:
         try:
             sizes = [int(size) for size in json.loads(str(line["layers"])).values()]
             left = [[int(n) for n in text.split()] for text in part["units_left"].astype(str)]
-        except (ValueError, AttributeError, TypeError):
+        except (ValueError, AttributeError, TypeError, RecursionError):
             yield f"`layers` must be JSON and `units_left` whole numbers, but they are not in {_cell(line)}."
             return
         removed = part["n_units_removed"].astype(int).tolist()
@@ -203,6 +265,7 @@ def grid_faults(rows: pd.DataFrame, suite: Suite) -> Iterator[str]:
                 f"all {len(suite.seeds)} seeds must be there, but {_seeds(missing)} missing of {model} / "
                 f"{granularity}; run the suite to its end and publish it again. No seed may be left out."
             )
+        yield from _status_faults(part)
     expected = {(shots, rate) for shots in suite.shots for rate in suite.rates}
     points = rows.loc[rows["status"] == "ok", ["key", "model", "granularity", "criterion", "seed", "shots", "rate"]]
     for _, part in points.groupby("key", sort=False):
@@ -218,6 +281,18 @@ def grid_faults(rows: pd.DataFrame, suite: Suite) -> Iterator[str]:
                 f"are {what}, such as {shown}; publish it again."
             )
             return
+
+
+def _status_faults(jobs: pd.DataFrame) -> Iterator[str]:
+    """What a criterion cannot handle is the network, and never the seed; a seed without a number is one left out."""
+    statuses = jobs["status"].value_counts()
+    if len(statuses) > 1:
+        odd = jobs[jobs["status"] != "ok"].iloc[0]
+        yield (
+            f"all seeds of a network must end alike, but {_cell(odd)} is {odd['status']} ({odd['reason']}) and "
+            f"{int(statuses.drop(odd['status']).sum())} of {len(jobs)} seeds are not; run it again. No seed may be "
+            "left out."
+        )
 
 
 def missing_cells(rows: pd.DataFrame, suite: Suite) -> list[tuple[str, Granularity]]:

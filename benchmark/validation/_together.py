@@ -11,7 +11,11 @@ _SHARED = (
     ("params_total", ("model",)),
     ("macs_total", ("model",)),
     ("n_images", ("dataset",)),
+    ("model_family", ("model",)),
+    ("layers", ("model", "granularity")),
 )
+
+_DECLARED = ("criterion_version", "criterion_digest", "criterion_family", "criterion_needs", "criterion_source")
 
 _UNPRUNED_TOLERANCE = 0.005
 """How far apart two devices may see the accuracy of the same unpruned network."""
@@ -25,16 +29,19 @@ def together_faults(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, s
     """
     columns = ["key", "model", "granularity", "dataset", "device", "status", "shots", "rate", "top1"]
     columns += [column for column, _ in _SHARED if column not in columns]
-    columns += ["criterion_version", "criterion_digest", "parameters", "tuning"]
+    columns += [*_DECLARED, "parameters", "tuning"]
     parts = [rows[columns].assign(table=criterion) for criterion, rows in tables.items()]
     if not parts:
         return
-    rows = pd.concat([part.astype({"device": "str", "dataset": "str", "parameters": "str"}) for part in parts])
+    texts = ["device", "dataset", "parameters", "model_family", "layers", *_DECLARED]
+    rows = pd.concat([part.astype(dict.fromkeys(texts, "str")) for part in parts])
+    # Rows before schema version 5 do not say their layers, nor do those without a result.
+    rows["layers"] = rows["layers"].where(rows["layers"] != "")
     for column, within in _SHARED:
         yield from _minority(rows.dropna(subset=[column]), column, within)
     for criterion, part in rows.groupby("table", sort=True):
-        for column in ("criterion_version", "criterion_digest"):
-            values = sorted(set(part[column].astype(str)))
+        for column in _DECLARED:
+            values = sorted(set(part[column]))
             if len(values) > 1:
                 yield str(criterion), f"a table must hold one `{column}`, got {' and '.join(values)}; measure it again."
         untuned = part.loc[part["tuning"] == "", "parameters"].unique()

@@ -11,6 +11,11 @@ from pruneboard.benchmark.checks import Snapshot, check_contributions, check_sco
 from pruneboard.benchmark.errors import CriterionError
 from pruneboard.benchmark.units import find_layers
 
+
+class Sly(torch.Tensor):
+    """A tensor that could do as it likes whenever it is used."""
+
+
 SIZES = {"features.0": 6, "features.4": 8, "features.7": 10}
 
 
@@ -84,6 +89,11 @@ def test_what_keeps_the_contract_passes(layers):
         (_scores(features_0=[1.0] * 6), "scores of `features.0` must be float32 (6,), got list."),
         (_scores(features_0=None), "scores of `features.0` must be float32 (6,), got NoneType."),
         (
+            _scores(features_0=torch.ones(6).as_subclass(Sly)),
+            "scores of `features.0` must be a plain `torch.Tensor`, got `Sly`; return "
+            "`values.as_subclass(torch.Tensor)`.",
+        ),
+        (
             _scores(features_7=torch.tensor([0.0] * 8 + [float("nan")] * 2)),
             "scores must be finite, but 2 of 10 values of `features.7` are NaN or infinite.",
         ),
@@ -117,6 +127,11 @@ def test_broken_scores_are_refused(layers, scores, message):
         (
             _contributions(features_4=torch.ones(5, 8, dtype=torch.int32)),
             "contributions to `features.4` must be floating point (5, 8), got torch.int32 (5, 8).",
+        ),
+        (
+            _contributions(features_4=torch.ones(5, 8).as_subclass(Sly)),
+            "contributions to `features.4` must be a plain `torch.Tensor`, got `Sly`; return "
+            "`values.as_subclass(torch.Tensor)`.",
         ),
         (
             _contributions(features_4=np.ones((5, 8))),

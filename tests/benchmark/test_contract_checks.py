@@ -1,8 +1,10 @@
 """The checks of a criterion's contract find each way of breaking it, and say so in these very words."""
 
 import dataclasses
+import inspect
 import os
 import random
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -10,12 +12,23 @@ import pytest
 import torch
 
 from commands import PLUGINS, pruneboard
-from pruneboard.benchmark.api import Criterion, SumCriterion, Unsupported, pool, tapped
-from pruneboard.benchmark.contract import NETWORKS, Outcome, check_criterion, failures, images, permuted, tiny_network
+from pruneboard.benchmark.api import Criterion, CriterionError, SumCriterion, Unsupported, pool, tapped
+from pruneboard.benchmark.contract import (
+    NETWORKS,
+    Outcome,
+    _isolated,
+    check_criterion,
+    failures,
+    images,
+    measure_cost,
+    permuted,
+    tiny_network,
+)
 from pruneboard.benchmark.contract._check import CHECKS
-from pruneboard.benchmark.contract._subject import N_IMAGES
+from pruneboard.benchmark.contract._subject import N_IMAGES, Subject
 from pruneboard.benchmark.plugins import criteria
 from pruneboard.benchmark.process import ProcessState
+from pruneboard.benchmark.workers import Death
 
 
 def norms(context, power=2):
@@ -74,6 +87,9 @@ def raises(error):
     return after(act)
 
 
+WHERE = f"(`{Path(__file__).name}`, line {inspect.getsourcelines(raises)[1] + 2})"
+
+
 @pytest.mark.parametrize(
     ("criterion", "message"),
     [
@@ -105,17 +121,17 @@ def raises(error):
         (make(lambda *_: None), "scores must be a dict of layer names to tensors, got `NoneType`."),
         (
             raises(ValueError("not today")),
-            "scoring must not raise, but it raised ValueError: not today (`test_contract_checks.py`, line 72); mend "
+            f"scoring must not raise, but it raised ValueError: not today {WHERE}; mend "
             "it, or raise `Unsupported` with the reason where it does not apply.",
         ),
         (
             raises(SystemExit(3)),
-            "scoring must not raise, but it raised SystemExit: 3 (`test_contract_checks.py`, line 72); mend it, or "
+            f"scoring must not raise, but it raised SystemExit: 3 {WHERE}; mend it, or "
             "raise `Unsupported` with the reason where it does not apply.",
         ),
         (
             raises(Ends("whatever you catch")),
-            "scoring must not raise, but it raised Ends: whatever you catch (`test_contract_checks.py`, line 72); "
+            f"scoring must not raise, but it raised Ends: whatever you catch {WHERE}; "
             "mend it, or raise `Unsupported` with the reason where it does not apply.",
         ),
     ],
@@ -267,7 +283,149 @@ class OverTheBatch(SumCriterion):
 
 
 def test_contributions_that_depend_on_other_images_are_found():
-    assert "batches" in found(OverTheBatch())
+    message = found(OverTheBatch())["batches"]
+
+    assert message.startswith("the batch size must not change scores, but unit ")
+    outcomes = check_criterion(OverTheBatch(), ["vgg"])
+    assert [one.check for one in outcomes if one.status == "failed"] == ["batches"]
+
+
+@dataclasses.dataclass(frozen=True)
+class OverNeighbours(OverTheBatch):
+    """As above, but so that it cancels out in the sum: every image gives what the next one should."""
+
+    def contributions(self, context, batch):
+        with torch.no_grad(), tapped(context.model, context.layers) as taps:
+            context.model(batch.images)
+            pooled = {layer.name: pool(layer, taps[layer.name].abs()) for layer in context.layers}
+        return {name: values.roll(1, dims=0) for name, values in pooled.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Twice(OverNeighbours):
+    """Scores that are not what its contributions add up to."""
+
+    def contributions(self, context, batch):
+        return {name: values.roll(-1, dims=0) for name, values in super().contributions(context, batch).items()}
+
+    def score(self, context):
+        return {name: 2 * values for name, values in super().score(context).items()}
+
+
+def test_contributions_that_belong_to_another_image_are_found():
+    message = found(OverNeighbours())["batches"]
+
+    assert message.startswith("an image's contribution must not depend on the rest of its batch, but image 0 contrib")
+    assert message.endswith(" alone; take nothing over the batch.")
+
+
+def test_scores_that_are_not_what_the_contributions_add_up_to_are_found():
+    message = found(Twice())["batches"]
+
+    assert message.startswith("`score` must be what `reduce` makes of all contributions, but unit ")
+    assert message.endswith("; leave `score` to `SumCriterion`.")
+
+
+def test_functions_of_others_that_are_replaced_are_found_and_put_back(monkeypatch):
+    from pruneboard.benchmark import ranking
+
+    rank = ranking.rank
+    criterion = after(lambda _: setattr(ranking, "rank", lambda *_: None))
+    messages = found(criterion)
+
+    assert messages["process left alone"] == (
+        "a criterion must leave the code of others as it was, but `pruneboard.benchmark.ranking.rank` was replaced (1 "
+        "in all); undo what was patched in a `finally`."
+    )
+    monkeypatch.setattr(ranking, "rank", rank)
+
+
+def test_a_network_that_computes_something_else_afterwards_is_found(monkeypatch):
+    monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", torch.nn.BatchNorm2d.forward)
+    criterion = after(lambda _: setattr(torch.nn.BatchNorm2d, "forward", lambda self, values: values))
+
+    assert found(criterion)["network left alone"] == (
+        "a criterion must leave everything as it was, but the same network now gives other logits; undo what was "
+        "patched in torch or timm in a `finally`."
+    )
+
+
+def test_traces_of_hooks_that_no_snapshot_looks_at_are_found():
+    criterion = after(lambda context: context.model._forward_hooks_with_kwargs.update({7: True}))
+
+    assert found(criterion)["network left alone"] == (
+        "a criterion must remove its hooks, but some are left; remove them in a `finally`."
+    )
+
+
+def test_scores_that_depend_on_who_requires_gradients_are_found():
+    def score(_self, context):
+        factor = 2 if next(context.model.parameters()).requires_grad else 1
+        return {name: factor * values for name, values in norms(context).items()}
+
+    message = found(make(score))["frozen parameters"]
+    assert message.startswith("scores must not depend on whether parameters require gradients, but unit ")
+    assert message.endswith(" where none does; use `torch.enable_grad()` and gradients of inputs or taps.")
+
+
+def test_other_scores_on_a_gpu_are_found(monkeypatch):
+    """Without a GPU: what comes from there is made up."""
+    usual = Subject.score
+
+    def score(subject, how=None):
+        if how is None or how.device == "cpu":
+            return usual(subject, how)
+        return {name: values * off for name, values in usual(subject).items()}
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(Subject, "score", score)
+    subject = Subject(make(lambda _, context: norms(context)), "vgg")
+    off = 1.005
+    CHECKS["GPU"](subject)
+    off = 1.02
+    with pytest.raises(CriterionError) as error:
+        CHECKS["GPU"](subject)
+
+    assert str(error.value).startswith("a GPU must give the scores of the CPU within 0.01 of a layer's largest, but ")
+    assert str(error.value).endswith("; make tensors on the device of the images.")
+
+
+@pytest.mark.parametrize(
+    ("death", "message"),
+    [
+        (
+            Death(how="signal SIGKILL", cause="time", n_outside=0),
+            "the checks on a tiny network must end within 30 s, but they had not; look for a loop that does not end.",
+        ),
+        (
+            Death(how="signal SIGKILL", cause="memory", n_outside=0, n_bytes=5 * 10**9),
+            "the checks on a tiny network must hold less than 4.3 GB, but held 5.0 GB; look for tensors that grow with "
+            "something else than images and units.",
+        ),
+        (
+            Death(how="exit status 3", cause="itself", n_outside=0),
+            "scoring must not end its process, but it died with exit status 3; raise an exception with the reason.",
+        ),
+    ],
+)
+def test_how_a_worker_died_is_told(death, message):
+    checks = _isolated._Checks(30.0)
+    (outcome,) = checks.death_of(_isolated._Task("mine", "vgg"), None, death).outcomes
+
+    assert outcome == Outcome("scores", "vgg", "failed", message)
+    assert checks.death_of(_isolated._Task("mine", _isolated.COST), None, death).outcomes == ()
+
+
+def test_the_pass_beside_which_a_cost_is_told_takes_memory_and_so_does_a_scoring_of_the_same():
+    """Whichever of both comes first."""
+    cost = measure_cost(criteria().get("taylor"))
+    if cost.n_bytes is None:
+        pytest.skip("this system does not tell the memory of a process")
+
+    assert cost.pass_bytes > 1e6
+    assert cost.n_bytes > 0.3 * cost.pass_bytes
+    assert cost.seconds > 0
+    assert cost.pass_seconds > 0
 
 
 def test_gradients_of_parameters_that_are_taken_for_granted_are_found():

@@ -176,6 +176,8 @@ def test_an_installed_package_is_known_by_its_entry_points(installed, value):
     assert {"elsewhere", "elsewhere_l2"} <= set(plugins.criteria().names())
     assert plugins.criteria().origin("elsewhere") == "package pruneboard-elsewhere 1.2"
     assert plugins.models().get("elsewhere_net").family == "VGG"
+    digest = plugins.criterion_digest(type(plugins.criteria().get("elsewhere")))
+    assert plugins.installed_digests(["elsewhere_tuned", "taylor", "gone"]) == {"elsewhere": digest}
     before = discovery.source_digest(sys.modules["elsewhere_pkg.deep.inner"])
     # Every file of the package may decide the scores.
     (folder / "elsewhere_pkg" / "helper.py").write_text("x = 1\n")

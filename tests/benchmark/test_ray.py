@@ -470,15 +470,20 @@ def test_a_node_with_another_release_or_other_code_is_named():
     from pruneboard.benchmark.executors._ray._driver import check_greeting
     from pruneboard.benchmark.executors._ray._worker import Greeting
 
-    def greeting(code="x", **versions):
+    def greeting(code="x", installed=None, **versions):
         own = provenance.versions() | versions
-        return Greeting(code=code, versions=own, device="cpu", lacking=())
+        return Greeting(code=code, versions=own, installed=installed or {}, device="cpu", lacking=())
 
-    check_greeting(greeting(), "x")
-    check_greeting(greeting(torch=provenance.versions()["torch"].partition("+")[0] + "+cu999"), "x")
+    check_greeting(greeting(), "x", {})
+    check_greeting(greeting(torch=provenance.versions()["torch"].partition("+")[0] + "+cu999"), "x", {})
+    check_greeting(greeting(installed={"mine": "a", "other": "b"}), "x", {"mine": "a"})
     with pytest.raises(
         PruneboardError, match=r"it has timm 0\.1, and this machine \S+; install the same release there"
     ):
-        check_greeting(greeting(timm="0.1"), "x")
+        check_greeting(greeting(timm="0.1"), "x", {})
     with pytest.raises(PruneboardError, match="it imports another `pruneboard` than the one that was sent to it"):
-        check_greeting(greeting(code=""), "x")
+        check_greeting(greeting(code=""), "x", {})
+    with pytest.raises(PruneboardError, match="it has another source of criterion `mine`; install the very package"):
+        check_greeting(greeting(installed={"mine": "b"}), "x", {"mine": "a"})
+    with pytest.raises(PruneboardError, match="it lacks criterion `mine`; install the very package"):
+        check_greeting(greeting(), "x", {"mine": "a"})

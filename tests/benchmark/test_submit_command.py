@@ -33,11 +33,12 @@ def submit(folder, *options, criterion="./elsewhere.py", env=None):
     return pruneboard_here("submit", criterion, "--suite", "small", "--workers", 0, *options, cwd=folder, env=env)
 
 
-def test_tables_card_and_ranking_are_written_and_valid_and_the_pull_request_is_opened(folder):
-    """With a `gh` that writes down what it is asked, and a repository beside for the branch."""
-    for step in (["init", "--quiet", "--bare", "origin.git"], ["init", "--quiet", "."]):
-        subprocess.run(["git", *step], cwd=folder, check=True)
+@pytest.fixture
+def repository(folder):
+    """The folder as a checkout with another one for its branches; and a `gh` that writes down what it is asked."""
     for step in (
+        ["init", "--quiet", "--bare", "origin.git"],
+        ["init", "--quiet", "."],
         ["remote", "add", "origin", "origin.git"],
         ["config", "user.name", "A"],
         ["config", "user.email", "a@b.c"],
@@ -47,21 +48,30 @@ def test_tables_card_and_ranking_are_written_and_valid_and_the_pull_request_is_o
     gh.parent.mkdir()
     gh.write_text(f'#!/bin/sh\necho "$@" >> {folder}/asked\necho https://example.org/pull/1\n')
     gh.chmod(0o755)
-    path = {"PATH": f"{gh.parent}{os.pathsep}{os.environ['PATH']}"}
-    done = submit(folder, *SAID, "--pull-request", env=path)
+    return {"PATH": f"{gh.parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def pushed(folder, branch):
+    listed = ["git", "--git-dir", "origin.git", "ls-tree", "-r", "--name-only", branch]
+    return sorted(subprocess.run(listed, cwd=folder, capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_tables_card_and_ranking_are_written_and_valid_and_the_pull_request_is_opened(folder, repository):
+    """Also from the folder of one's own repository; with nothing else in it that happens to be staged."""
+    mine = folder / "mine"
+    mine.mkdir()
+    subprocess.run(["git", "init", "--quiet"], cwd=mine, check=True)
+    (folder / "staged.txt").write_text("of something else")
+    subprocess.run(["git", "add", "staged.txt"], cwd=folder, check=True)
+    places = ("--results", "../results", "--out", "../runs")
+    done = submit(mine, *SAID, *places, "--pull-request", criterion="../elsewhere.py", env=repository)
     again = submit(folder, *SAID)
+    there = submit(mine, *SAID, *places, criterion="../elsewhere.py")
     card = json.loads((folder / "results" / "small" / "elsewhere.card.json").read_text())
-    pushed = subprocess.run(
-        ["git", "--git-dir", "origin.git", "ls-tree", "-r", "--name-only", "submit-elsewhere-small"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "https://example.org/pull/1" in done.stdout
-    assert sorted(pushed.stdout.split()) == [
+    assert pushed(folder, "submit-elsewhere-small") == [
         *(f"results/small/elsewhere{end}" for end in (".card.json", ".csv", ".jobs.csv")),
         *(f"results/small/elsewhere_l2{end}" for end in (".card.json", ".csv", ".jobs.csv")),
         "results/small/leaderboard.ranks.csv",
@@ -75,12 +85,32 @@ def test_tables_card_and_ranking_are_written_and_valid_and_the_pull_request_is_o
     assert again.returncode == 0, again.stderr
     assert "4 done before, 0 to run" in again.stdout
     assert "git switch --create submit-elsewhere-small" in again.stdout
+    assert "nobody gets the code of `elsewhere` at https://example.org/elsewhere" in again.stdout
+    assert f"   cd {folder}\n   git switch --create" in there.stdout
+    assert "git add -- results/small/elsewhere.csv" in there.stdout
+
+
+def test_a_pull_request_that_cannot_be_opened_leaves_valid_results_and_says_what_is_left(folder, repository):
+    """A branch that is there already, as after the second time."""
+    subprocess.run(["git", "commit", "--quiet", "--allow-empty", "--message", "a"], cwd=folder, check=True)
+    subprocess.run(["git", "branch", "submit-elsewhere-small"], cwd=folder, check=True)
+    done = submit(folder, *SAID, "--pull-request", env=repository)
+
+    assert done.returncode == 2
+    assert "the results are written and valid, but `git switch --create` failed: " in done.stderr
+    assert done.stderr.strip().endswith("go on by hand from there.")
+    assert (folder / "results" / "small" / "elsewhere.card.json").is_file()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--author", "A"), "give `--licence` and `--url`"),
+        ((*SAID, "--url", "javascript:alert(1)"), "`url` must be an address that begins with https:// or http://"),
+        (
+            (*SAID, "--author", "=1+1"),
+            "cannot stand on its card: texts of a card must be plain, but it begins with `=`",
+        ),
         ((*SAID, "--pull-request"), "`--pull-request` needs a checkout of the project around `results`"),
     ],
 )

@@ -1,7 +1,9 @@
 """Everything that published results claim is derived again, and each way of forging them is caught."""
 
 import json
+import os
 import shutil
+import subprocess
 
 import pandas as pd
 import pytest
@@ -14,8 +16,9 @@ from pruneboard.benchmark.leaderboards import LeaderboardStore
 from pruneboard.benchmark.stats import area_under_curve
 from pruneboard.benchmark.store import ResultsStore
 from pruneboard.benchmark.suites import _load, load_suite
-from pruneboard.benchmark.validation import rerun_faults, sample, validate_folder
+from pruneboard.benchmark.validation import rerun_faults, sample, statement_faults, validate_folder
 from pruneboard.benchmark.validation._cards import card_faults
+from pruneboard.benchmark.validation._plain import plain_faults
 from pruneboard.benchmark.validation._rows import row_faults
 
 MODELS = {"digits_vgg": ["filters"], "digits_vit": ["heads"]}
@@ -268,10 +271,13 @@ def test_a_criterion_without_images_that_improves_with_shots_is_caught(results):
     [
         ("author", " ", "a card must name its `author`, but it is empty"),
         ("url", "", "a criterion from elsewhere (`file a.py`) must say where its code can be had"),
+        ("licence", "=1", "texts of a card must be plain, but it begins with `=`"),
+        ("measured_with", {}, "`measured_with` of a card must be what its tables say"),
         ("criterion_digest", "3" * 64, "`criterion_digest` of a card must be what its tables say"),
         ("hardware", ["cuda H100"], "`hardware` of a card must be what its tables say"),
         ("weights", {"digits_vgg": "4" * 64}, "`weights` of a card must be what its tables say"),
         ("n_jobs", {"ok": 3}, "`n_jobs` of a card must be what its tables say"),
+        ("n_jobs", {"ok": 2, "failed": 2}, "every job of a submission must succeed or be declined, but 2 failed"),
         ("tables", {"activation.csv": "5" * 64}, "`tables` of a card must be what its tables say"),
         ("claims", [], "`claims` of a card must be what its tables say"),
     ],
@@ -423,3 +429,241 @@ def test_another_device_may_be_off_by_the_stated_tolerance_only(results):
     assert "`cross_entropy` must be" in next(rerun_faults(job, job.assign(cross_entropy=loss * 1.01)))
     assert "must end as it was published, ok, but" in next(rerun_faults(job, job.assign(status="failed", reason="no")))
     assert "`n_units_removed` must be" in next(rerun_faults(job, elsewhere.assign(n_units_removed=3)))
+
+
+def test_links_devices_and_giant_files_are_not_even_read(results, tmp_path):
+    own = results / "small"
+    (own / "endless.jobs.csv").symlink_to("/dev/zero")
+    os.mkfifo(own / "waits.csv")
+    with (own / "huge.csv").open("wb") as file:
+        file.truncate(65 * 2**20)
+    found = dict(errors(results))
+
+    assert found == {
+        "endless.jobs.csv": "results must be files of their own, but this is a link to `/dev/zero`; put it here.",
+        "waits.csv": "results must be plain files, but this is a device, pipe or socket; remove it.",
+        "huge.csv": "a file of results must have at most 64 MiB, got 65 MiB; write it again with `pruneboard table "
+        "--publish`.",
+    }
+    shutil.move(own, tmp_path / "elsewhere")
+    own.symlink_to(tmp_path / "elsewhere")
+    assert errors(results)[0][1].startswith("results must be files of their own, but this is a link to `")
+
+
+@pytest.mark.parametrize("name", ["con", "Taylor", "tаylor", "<img src=x onerror=alert(1)>", "=cmd", "x" * 65, "speed"])
+def test_a_table_with_the_name_of_no_criterion_is_caught(results, name):
+    for end in (".csv", ".jobs.csv"):
+        shutil.copy(results / "small" / f"taylor{end}", results / "small" / f"{name}{end}")
+
+    assert any(
+        path == f"{name}.jobs.csv" and "the name of a criterion must be" in text for path, text in errors(results)
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "rule"),
+    [
+        ("device", "=HYPERLINK(1)", "it begins with `=`, which spreadsheets take for a formula: `device` is"),
+        ("device", "cpu\x1b[2J", "it holds '\\x1b', which cannot be printed"),
+        ("device", "cpu\u202eUPG", "it holds '\\u202e', which cannot be printed"),
+        ("device", 2000 * "x", "it has 2000 characters, more than 1000"),
+        ("score_seconds", "inf", "`score_seconds` must be finite and not below 0, got inf"),
+        ("score_seconds", "-1", "`score_seconds` must be finite and not below 0, got -1"),
+        ("job_seconds", "-0.1", "`job_seconds` must be finite and not below 0"),
+        ("threads", "1000000", "`threads` must be from 1 to 1024, got 1000000"),
+        ("time_utc", "yesterday", "`time_utc` must be a time of UTC such as"),
+        ("time_utc", "2026-01-01T00:00:00+02:00", "`time_utc` must be a time of UTC such as"),
+        ("commit", "main", "published rows must be measured with exactly one commit"),
+    ],
+)
+def test_texts_and_costs_that_no_run_writes_are_caught(results, suites, column, value, rule):
+    edit(results / "small" / "taylor.jobs.csv", assign({"seed": 0}, column, value))
+    rows, suite = ResultsStore(results).read_criterion("small", "taylor"), load_suite(suites / "small.toml")
+    found = [*plain_faults(rows), *row_faults(rows, suite)]
+
+    assert any(rule in message for message in found)
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        *[
+            (".jobs.csv", column, value)
+            for column in ("seed", "threads", "suite_version")
+            for value in ("", "inf", "1.5")
+        ],
+        *[(".jobs.csv", "criterion_version", value) for value in ("", "9" * 30)],
+        *[(".jobs.csv", "schema_version", value) for value in ("", "99", "1e309", "[")],
+        *[(".csv", "n_images", value) for value in ("1e309", "9" * 30, "x", "1.5")],
+        *[(".csv", "top1", value) for value in ("x", "=1")],
+    ],
+)
+def test_values_of_no_type_are_an_error_and_no_traceback(results, table, column, value):
+    edit(results / "small" / f"taylor{table}", assign({}, column, value))
+    with pytest.raises(StoreError, match="table"):
+        ResultsStore(results).read_criterion("small", "taylor")
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("parameters", 5000 * "["), ("layers", 5000 * "["), ("parameters", "no JSON"), ("key", "")]
+)
+def test_texts_that_are_no_json_are_an_error_and_no_traceback(results, suites, column, value):
+    edit(results / "small" / "taylor.jobs.csv", assign({"seed": 0, "model": "digits_vgg"}, column, value))
+    assert any(path == "taylor.jobs.csv" for path, _ in errors(results))
+
+
+@pytest.mark.parametrize("status", ["failed", "unsupported"])
+def test_a_bad_seed_that_is_said_to_have_given_no_number_is_caught(results, status):
+    """The job stays, with a status that takes its numbers away."""
+    path = results / "small" / "taylor.jobs.csv"
+    jobs = pd.read_csv(path)
+    bad = jobs[(jobs["model"] == "digits_vgg") & (jobs["seed"] == 1)]["key"].iloc[0]
+    edit(path, assign({"key": bad}, "status", status))
+    edit(path, assign({"key": bad}, "reason", "no memory"))
+    edit(results / "small" / "taylor.csv", drop({"key": bad[:16]}))
+
+    assert (
+        "taylor.jobs.csv",
+        f"all seeds of a network must end alike, but digits_vgg / filters / taylor / seed 1 is {status} (no memory) "
+        "and 1 of 2 seeds are not; run it again. No seed may be left out.",
+    ) in errors(results)
+
+
+def test_a_number_of_shots_that_was_left_out_is_caught(results):
+    edit(results / "small" / "taylor.csv", drop({"shots": 2}))
+
+    assert "are missing, such as shots 2, rate 0" in errors(results)[0][1]
+
+
+def test_points_that_are_there_twice_are_caught(results):
+    edit(results / "small" / "taylor.csv", lambda table: pd.concat([table, table.iloc[:2]]))
+
+    assert "are there too often, or not of the suite, such as shots 1, rate 0" in errors(results)[0][1]
+
+
+def test_a_network_that_is_smaller_before_anything_is_removed_is_caught(results, suites):
+    for column in ("params_left", "macs_left"):
+        edit(results / "small" / "taylor.csv", assign({"rate": 0.0}, column, "5"))
+    rows = ResultsStore(results).read_criterion("small", "taylor")
+
+    assert (
+        sum("at rate 0 everything is left" in text for text in row_faults(rows, load_suite(suites / "small.toml"))) == 2
+    )
+
+
+def test_a_commit_that_this_checkout_does_not_hold_is_told(results):
+    """As long as it holds others, so that its history is that of the rows."""
+    head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    if not head:
+        pytest.skip("this is no checkout")
+    assert validate_folder(results).warnings == []
+    edit(results / "small" / "taylor.jobs.csv", assign({}, "commit", head))
+    warned = {finding.path.name: finding.message for finding in validate_folder(results).warnings}
+
+    assert warned.keys() == {f"{name}.jobs.csv" for name in ("activation", "magnitude", "random")}
+    assert warned["random.jobs.csv"].startswith("rows must name a commit that others can get, but aaaaaaaaaaaa is not")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "fault"),
+    [
+        ("author", "=cmd|' /C calc'!A0", "it begins with `=`, which spreadsheets take for a formula"),
+        ("author", "A\nB", "it holds '\\n', which cannot be printed"),
+        ("summary", 501 * "x", "it has 501 characters, more than 500"),
+        ("url", "javascript:alert(1)", "`url` must be an address that begins with https:// or http://"),
+        ("url", "https://", "`url` must be an address that begins with https:// or http://"),
+        ("code", "mine", "`code` must be `builtin`, `package NAME VERSION` or `file NAME`, got 'mine'"),
+        ("licence", "", "a card must name its `licence`, but it is empty"),
+    ],
+)
+def test_what_an_author_says_is_plain(field, value, fault):
+    said = {"author": "Łukasz Ø", "licence": "MIT", "url": "https://example.org/a", "code": "file a.py", "summary": "A"}
+
+    assert list(statement_faults(Statement(**said))) == []
+    assert fault in next(statement_faults(Statement(**said | {field: value})))
+
+
+def test_a_card_that_is_nested_without_end_is_damaged(results):
+    (results / "small" / "activation.card.json").write_text('{"format": ' + 100_000 * "[")
+    with pytest.raises(StoreError, match="a submission card must be a JSON file"):
+        CardStore(results).read("small")
+
+
+def test_jobs_in_another_precision_are_run_again_like_those_of_another_device(results):
+    """Or the precision would be a way to be never chosen."""
+    rows = ResultsStore(results).read_criterion("small", "taylor")
+    rows = rows.assign(evaluation="compact in bf16")
+    job = rows[rows["key"] == rows["key"].iloc[0]]
+    now = job.assign(evaluation="compact")
+
+    assert len(sample(rows, 100, 0)) == rows["key"].nunique()
+    assert list(rerun_faults(job, now.assign(top1=job["top1"] - 0.009))) == []
+    assert "A_PR must be within 0.01" in next(rerun_faults(job, now.assign(top1=job["top1"] - 0.011)))
+
+
+def test_faults_of_other_tables_do_not_keep_a_table_from_being_run_again(results):
+    edit(results / "small" / "random.csv", assign({"shots": 2, "rate": 0.6}, "top1", "0.98765"))
+    options = ("--rerun", 1, "--workers", 0, "--device", "cpu")
+    done = pruneboard_here("validate", "results/small/magnitude.csv", *options, cwd=results.parent)
+    broken = pruneboard_here("validate", "results/small/random.csv", *options, cwd=results.parent)
+
+    assert "1 jobs run again (seed 0)" in done.stdout
+    assert broken.returncode == 1
+    assert "No job is run again, because what is published is broken already." in broken.stdout
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "rule"),
+    [
+        ("protocol", "iterative", "rows must be of the suite's protocol, one_shot; `protocol` is 'iterative'"),
+        ("finetuning", "{}", "rows must be of the suite's recipe of fine-tuning; `finetuning` is '{}'"),
+        ("task", '{"n_classes": 3}', "rows must be of the suite's task"),
+        ("dataset", "cifar10", "rows must be of a data set that the suite accepts for the network"),
+        ("criterion_needs", "little", "`criterion_needs` must be one of nothing, images, labels"),
+        ("criterion_family", "best", "`criterion_family` must be one of control, weights"),
+        ("evaluation", "by eye", "`evaluation` must be `compact`"),
+        ("tuned_trials", "7", "only tuned rows have trials and images of tuning"),
+        ("parameters", "1e309", "a job's key must be the digest of what decided its result"),
+    ],
+)
+def test_what_no_key_covers_is_held_against_the_suite(results, suites, column, value, rule):
+    edit(results / "small" / "taylor.jobs.csv", assign({"seed": 0, "model": "digits_vgg"}, column, value))
+    rows, suite = ResultsStore(results).read_criterion("small", "taylor"), load_suite(suites / "small.toml")
+
+    assert any(rule in message for message in row_faults(rows, suite))
+
+
+@pytest.mark.parametrize("rate", ["inf", "1.5", "0.3000001"])
+def test_a_rate_of_no_suite_is_caught(results, suites, rate):
+    edit(results / "small" / "taylor.csv", assign({"rate": 0.3, "shots": 1}, "rate", rate))
+    rows, suite = ResultsStore(results).read_criterion("small", "taylor"), load_suite(suites / "small.toml")
+
+    assert any("`rate` must be one of the suite's, got " in message for message in row_faults(rows, suite))
+
+
+@pytest.mark.parametrize(
+    ("where", "column", "value", "rule"),
+    [
+        ({"seed": 0}, "criterion_needs", "images", "a table must hold one `criterion_needs`, got images and labels"),
+        ({"seed": 0}, "criterion_source", "mine", "a table must hold one `criterion_source`"),
+        ({}, "model_family", "ViT", "all rows of digits_vgg must share one `model_family`, but it is ViT here"),
+    ],
+)
+def test_what_is_said_of_a_criterion_or_network_is_the_same_everywhere(results, where, column, value, rule):
+    edit(results / "small" / "taylor.jobs.csv", assign(where, column, value))
+
+    assert any(rule in message for message in dict.fromkeys(text for _, text in errors(results)))
+
+
+def test_what_a_job_says_of_itself_must_be_so_when_it_is_run_again(results):
+    rows = ResultsStore(results).read_criterion("small", "taylor")
+    job = rows[rows["key"] == rows["key"].iloc[0]]
+    elsewhere = job.assign(device="cuda H100")
+
+    assert list(rerun_faults(job, elsewhere.assign(params_left=job["params_left"] + 1))) == []
+    assert "`criterion_needs` must be what the job says now, labels, but nothing is published" in next(
+        rerun_faults(job.assign(criterion_needs="nothing"), job)
+    )
+    assert "on another device `macs_left` must be within 0.05 of `macs_total`" in next(
+        rerun_faults(job.assign(macs_left=0), elsewhere)
+    )

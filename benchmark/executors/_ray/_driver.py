@@ -5,7 +5,7 @@ import dataclasses
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import ray
 import ray.exceptions
 
-from pruneboard.benchmark import provenance
+from pruneboard.benchmark import plugins, provenance
 from pruneboard.benchmark.errors import PruneboardError
 from pruneboard.benchmark.executors._agenda import Agenda, Task
 from pruneboard.benchmark.executors._events import Event, Finished, Returned
@@ -107,6 +107,8 @@ class _Run:
         self._postponed: list[Task] = []
         self._asked = time.monotonic()
         self._files = needed_files([task.job for task in agenda.tasks], bench)
+        self._criteria = sorted({task.job.criterion for task in agenda.tasks})
+        self._installed = plugins.installed_digests(self._criteria)
         self._outbox = Outbox()
         self._slots: list[_Slot] = []
         self._ended: list[Any] = []
@@ -191,7 +193,7 @@ class _Run:
             node = max(room, key=room.__getitem__)
             room[node] -= 1
             actor = self._cluster.start(Worker, arguments, self._needs, node)
-            self._slots.append(_Slot(node, actor, "greeting", actor.greet.remote()))
+            self._slots.append(_Slot(node, actor, "greeting", actor.greet.remote(self._criteria)))
 
     def _give(self) -> Iterator[Event]:
         """Give jobs to idle workers."""
@@ -232,7 +234,7 @@ class _Run:
             try:
                 answer = _value_of(reply)
                 if isinstance(answer, Greeting):
-                    check_greeting(answer, self._code)
+                    check_greeting(answer, self._code, self._installed)
             except _LostError as loss:
                 yield from self._lost(slot, str(loss))
             except PruneboardError as error:
@@ -324,15 +326,16 @@ class _Run:
         return Finished(job=task.job, status="failed", reason=reason)
 
 
-def check_greeting(greeting: Greeting, code: str) -> None:
+def check_greeting(greeting: Greeting, code: str, installed: Mapping[str, str]) -> None:
     """Raise unless a worker will compute what this process would.
 
     Args:
         greeting: what it said.
         code: digest of the code that was sent to it.
+        installed: digests of the criteria that are not sent, because they come from installed packages.
 
     Raises:
-        PruneboardError: it has another release of a library, or runs other code.
+        PruneboardError: it has another release of a library or of a criterion, or runs other code.
     """
     own = provenance.versions()
     for library in _LIBRARIES:
@@ -344,6 +347,10 @@ def check_greeting(greeting: Greeting, code: str) -> None:
         raise PruneboardError(
             "it imports another `pruneboard` than the one that was sent to it; remove that from its `PYTHONPATH`."
         )
+    for name, must in installed.items():
+        if greeting.installed.get(name) != must:
+            state = "has another source of" if name in greeting.installed else "lacks"
+            raise PruneboardError(f"it {state} criterion `{name}`; install the very package there that is here.")
 
 
 def _value_of(reply: "ray.ObjectRef[Any]") -> Any:

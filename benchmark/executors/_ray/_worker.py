@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pruneboard.benchmark import provenance
+from pruneboard.benchmark import plugins, provenance
 from pruneboard.benchmark.errors import PruneboardError
 from pruneboard.benchmark.executors._ray._code import running_digest
 from pruneboard.benchmark.executors._ray._files import NeededFile, NodeFiles
@@ -25,12 +25,14 @@ class Greeting:
     Attributes:
         code: digest of the code that it runs.
         versions: of Python and of the libraries that decide numbers.
+        installed: digests of the criteria of jobs that come from installed packages, by name.
         device: what it runs networks on, by name of the hardware.
         lacking: needed files that its node has not got.
     """
 
     code: str
     versions: Mapping[str, str]
+    installed: Mapping[str, str]
     device: str
     lacking: tuple[NeededFile, ...]
 
@@ -65,15 +67,20 @@ class Worker:
         self._files = NodeFiles(needed)
         self._bench: Workbench | None = None
 
-    def greet(self) -> Greeting:
+    def greet(self, criteria: Sequence[str]) -> Greeting:
         """Say what the driver has to know before it gives jobs.
+
+        Args:
+            criteria: names of those that jobs run.
 
         Raises:
             AssetError: the cache of the node cannot be written to.
+            PluginError: a plugin that its node has installed cannot be imported.
         """
         return Greeting(
             code=running_digest(),
             versions=provenance.versions(),
+            installed=plugins.installed_digests(criteria),
             device=provenance.device_name(self._device),
             lacking=tuple(self._files.link()),
         )
