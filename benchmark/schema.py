@@ -215,7 +215,7 @@ class Suite:
 
     @property
     def on_unseen_images(self) -> bool:
-        """Whether accuracy is measured on other images than those that networks are trained on."""
+        """Whether accuracy is measured on another split than the one that networks are trained on."""
         return self.evaluation_split != "train"
 
     @property

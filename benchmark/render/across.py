@@ -56,7 +56,7 @@ class OverallView:
 
 
 def rank_across(rows: pd.DataFrame, suites: Sequence[Suite]) -> Overall:
-    """Rank criteria across the networks of all suites that score once and measure on unseen images.
+    """Rank criteria across the networks of all suites that score once and measure on another split than `train`.
 
     Args:
         rows: a table with the columns of `schema.Row`; rows of other suites are left out.
