@@ -91,8 +91,8 @@ cifar_vgg16_bn = _cifar_vgg(
 cifar_vgg16_bn_half = _cifar_vgg(
     "cifar_vgg16_bn_half",
     2,
-    "The VGG-16 with batch norm for CIFAR-10 with half as many filters in each layer.",
-    # Those of 12 epochs in place of the recipe's 100: `--epochs 12`.
+    "The VGG-16 with batch norm for CIFAR-10 with half as many filters in each layer; its weights are of 12 epochs of "
+    "the recipe in place of 100.",
     Weights(
         file="cifar_vgg16_bn_half.safetensors",
         digest="bb3ff860ba2462a0db276f11bba897837c6bdca23df0396264c8233e9f3d46d0",

@@ -96,7 +96,7 @@ def _model(model: Model) -> ModelEntry:
         mean=model.mean,
         std=model.std,
         weights=_weights(model),
-        recipe=tuple((name, str(value)) for name, value in dataclasses.asdict(model.recipe).items())
+        recipe=tuple((name, str(value)) for name, value in dataclasses.asdict(model.recipe).items() if value != "")
         if model.recipe
         else (),
     )
