@@ -1,5 +1,7 @@
 """What the networks for the 32 x 32 photographs of CIFAR-10 have in common that are trained by recipe."""
 
+from dataclasses import replace
+
 from pruneboard.benchmark.api import Recipe
 
 MEAN = (0.4914, 0.4822, 0.4465)
@@ -20,19 +22,14 @@ SGD = Recipe(
 )
 """Stochastic gradient descent for convolutional networks."""
 
-ADAMW = Recipe(
-    dataset="cifar10-jpeg",
+ADAMW = replace(
+    SGD,
     epochs=200,
-    batch_size=128,
     learning_rate=0.001,
     weight_decay=0.05,
-    label_smoothing=0.1,
-    max_shift=4,
-    flip=True,
+    optimiser="adamw",
     policy="trivial",
     cutmix=0.5,
     clip_norm=1.0,
-    mixed_precision=True,
-    stored_as="float16",
 )
 """AdamW for transformers, whose images have to be changed more lest they learn them by heart."""

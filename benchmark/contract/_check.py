@@ -251,14 +251,12 @@ def _frozen(subject: Subject) -> None:
 def _device(subject: Subject) -> None:
     if not torch.cuda.is_available():
         raise _Skip("there is no GPU here")
-    if (
-        found := first_difference(subject.score(), subject.score(Variation(device="cuda")), _DEVICE_TOLERANCE)
-    ) is not None:
+    found = first_difference(subject.score(), subject.score(Variation(device="cuda")), _DEVICE_TOLERANCE)
+    if found is not None:
         raise CriterionError(
             f"a GPU must give the scores of the CPU within {_DEVICE_TOLERANCE:g} of a layer's largest, but unit "
-            f"{found[1]} "
-            f"of `{found[0]}` has {found[3]:.6g} there and {found[2]:.6g} here; make tensors on the device of the "
-            "images."
+            f"{found[1]} of `{found[0]}` has {found[3]:.6g} there and {found[2]:.6g} here; make tensors on the device "
+            "of the images."
         )
 
 
