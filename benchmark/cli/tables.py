@@ -196,9 +196,9 @@ def _studies(suite: Suite, runs: Path | None, results: Path, rows: pd.DataFrame)
     """Studies of a suite: from the run folder where it has some, else the published ones that its rows measure."""
     found = [] if runs is None else current_studies(StudyStore(runs).read(suite.name), suite)
     published = current_studies(StudyStore(results).read(suite.name), suite)
-    measured = set(zip(rows["criterion"], rows["model"], rows["granularity"], strict=True))
     if runs is None or rows.empty:
         return found or published
+    measured = set(rows[["criterion", "model", "granularity"]].drop_duplicates().itertuples(index=False, name=None))
     return found or [s for s in published if (s.tuned_name, s.model, s.granularity) in measured]
 
 

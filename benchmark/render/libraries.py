@@ -3,30 +3,52 @@
 import functools
 import importlib.util
 import re
-from concurrent.futures import Future, ThreadPoolExecutor
+import subprocess
+import sys
 from pathlib import Path
-
-import vl_convert
+from typing import Self
 
 from pruneboard.benchmark.errors import SiteError
 
+_BUNDLE = (
+    "import sys, vl_convert;"
+    "sys.stdout.buffer.write(vl_convert.javascript_bundle('window.vegaEmbed = vegaEmbed;').encode())"
+)
 _EXPORTS = re.compile(r"\bexport\s*\{([^}]*)\}\s*;?")
 
 
-def vega_script() -> "Future[str]":
-    """Start to bundle Vega, Vega-Lite and vega-embed, which takes seconds, in a thread of its own.
+class VegaScript:
+    """Bundles Vega, Vega-Lite and vega-embed, which takes seconds, in a process of its own, since that keeps the GIL.
 
     The script makes `vegaEmbed` known to the page.
     """
-    pool = ThreadPoolExecutor(1)
-    bundle = pool.submit(_vega_script)
-    pool.shutdown(wait=False)
-    return bundle
 
+    def __init__(self) -> None:
+        command = [sys.executable, "-c", _BUNDLE]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
-@functools.cache
-def _vega_script() -> str:
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process, whether or not its script was asked for."""
+        self._process.kill()
+        self._process.communicate()
+
+    def result(self) -> str:
+        """Wait for the script and return it.
+
+        Raises:
+            SiteError: it could not be made.
+        """
+        script, errors = self._process.communicate()
+        if self._process.returncode:
+            last = (errors.decode("utf-8", "replace").strip().splitlines() or ["no message"])[-1]
+            raise SiteError(
+                f"the site needs Vega out of the package `vl-convert-python`, which failed ({last}); install the "
+                "version that requirements.lock names."
+            )
+        return script.decode("utf-8")
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from pruneboard.benchmark.render.entries import Credit, view_criteria, view_mode
 from pruneboard.benchmark.render.finder import finder_data
 from pruneboard.benchmark.render.folder import replaced
 from pruneboard.benchmark.render.history import view_history
-from pruneboard.benchmark.render.libraries import tables_script, vega_script
+from pruneboard.benchmark.render.libraries import VegaScript, tables_script
 from pruneboard.benchmark.render.payload import SectionData, embed_json, section_data
 from pruneboard.benchmark.render.protocols import view_protocols
 from pruneboard.benchmark.render.rowdata import rows_files
@@ -93,8 +93,9 @@ def build_site(
     """
     _check_input(rows, suites, sources)
     ordered = rows.sort_values(_ORDER, kind="stable", ignore_index=True)
-    with replaced(out) as folder:
+    with replaced(out) as folder, VegaScript() as vega:
         _write(folder, ordered, suites, sources, extras or Extras())
+        _write_assets(folder / "assets", vega.result())
     return out / "index.html"
 
 
@@ -119,7 +120,6 @@ def _check_input(rows: pd.DataFrame, suites: Sequence[Suite], sources: Mapping[s
 def _write(
     folder: Path, rows: pd.DataFrame, suites: Sequence[Suite], sources: Mapping[str, str], extras: Extras
 ) -> None:
-    vega = vega_script()
     for name in ("assets", "suites", "criteria", "models", "data", "data/rows"):
         (folder / name).mkdir(parents=True)
     shown = with_display_names(rows)
@@ -135,7 +135,6 @@ def _write(
     _write_index(shown, pages, write, drawn)
     _write_rest(shown, pages, write, extras)
     _write_claims(rows, pages, write)
-    _write_assets(folder / "assets", vega.result())
 
 
 def _suite_page(rows: pd.DataFrame, shown: pd.DataFrame, suite: Suite, source: str, extras: Extras) -> _SuitePage:
@@ -245,7 +244,8 @@ def _write_index(shown: pd.DataFrame, pages: Sequence[_SuitePage], write: _Write
 
 
 def _write_rest(shown: pd.DataFrame, pages: Sequence[_SuitePage], write: _Writer, extras: Extras) -> None:
-    everything = pd.concat([shown.assign(stale=False), *(page.stale.assign(stale=True) for page in pages)])
+    stale = [page.stale.assign(stale=True) for page in pages if len(page.stale)]
+    everything = pd.concat([shown.assign(stale=False), *stale])
     data = {(page.view.suite.name, name): numbers for page in pages for name, numbers in page.data.items()}
     groups = view_protocols([page.view for page in pages], data)
     shots = dict.fromkeys(key for group in groups for entry in group.curves["protocols"] for key in entry["shots"])

@@ -2,8 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,8 @@ from markupsafe import Markup
 from pruneboard.benchmark.render.layers import layers_removed
 from pruneboard.benchmark.render.links import slug
 from pruneboard.benchmark.render.styles import Style
-from pruneboard.benchmark.render.views import Section
-from pruneboard.benchmark.stats import CURVE_KEYS, checked_points, curves_of, standings, summarise
-
-ALL_SHOTS = "all"
-"""Key of the mean over all numbers of shots."""
+from pruneboard.benchmark.render.views import ALL_SHOTS, Section, for_each_shots
+from pruneboard.benchmark.stats import CURVE_KEYS, checked_points, curves_of
 
 _UNIT = 10_000  # fractions travel as whole hundredths of a percent, which is what is shown
 _SIZES = ("params", "macs")
@@ -121,14 +117,13 @@ def section_data(rows: pd.DataFrame, areas: pd.DataFrame, section: Section, defa
     measured, _ = checked_points(rows)
     by_shots, overall = (_by_shots(measured, points, by) for by in (("criterion",), ("model", "criterion")))
     keys = (ALL_SHOTS, *map(str, section.shots))
-    summaries, possible = (_each_key(partial(make, areas)) for make in (summarise, standings))
-    kept = _each_key(lambda by: sizes_kept.groupby(list(by), sort=True)[list(_SIZES)].mean().reset_index())
+    kept = for_each_shots(lambda by: sizes_kept.groupby(list(by), sort=True)[list(_SIZES)].mean().reset_index())
     costs, machine = _costs(rows, criteria)
     return SectionData(
         criteria=tuple(criteria),
         rates=tuple(rates),
         shots=keys,
-        ranking={key: _ranking(summaries[key], possible[key], kept[key], criteria) for key in keys},
+        ranking={key: _ranking(section.summaries[key], section.possible[key], kept[key], criteria) for key in keys},
         at={key: _grids(by_shots[key], criteria, rates) for key in keys},
         models={
             head.name: {
@@ -167,13 +162,6 @@ def _by_shots(measured: pd.DataFrame, points: pd.DataFrame, by: Sequence[str]) -
         else:
             answer |= {str(shots): part for shots, part in table.groupby("shots", sort=True)}
     return answer
-
-
-def _each_key(make: Callable[[Sequence[str]], pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Return what `make` says of each criterion over all shots together, and for each number of shots."""
-    by = ("suite", "granularity", "criterion")
-    parts = {str(shots): part for shots, part in make((*by, "shots")).groupby("shots", sort=True)}
-    return {ALL_SHOTS: make(by), **parts}
 
 
 def _grids(table: pd.DataFrame, criteria: list[str], rates: list[float]) -> dict[str, list[list[Any]]]:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -22,6 +23,10 @@ from pruneboard.benchmark.render.published import Comparison, comparison_table, 
 from pruneboard.benchmark.schema import GRANULARITIES, PublishedPoint, Suite, display_name
 from pruneboard.benchmark.stats import CriticalDifference, area_under_curve, critical_difference, standings, summarise
 
+ALL_SHOTS = "all"
+"""Key of the mean over all numbers of shots."""
+
+_RANKING = ("suite", "granularity", "criterion")
 _PREFERRED_SHOTS = 10  # what PXP (arXiv 2408.12568) takes per class
 
 
@@ -94,6 +99,9 @@ class Section:
         models: networks.
         twins: groups of criteria that gave the same accuracies everywhere, each with the one that stands for it first.
         diagram: average ranks within (network, seed), and what can be told apart by them.
+        summaries: what `stats.summarise` says of the criteria, over all shots together (`ALL_SHOTS`) and for each
+            number of shots.
+        possible: what `stats.standings` says of them, likewise.
     """
 
     granularity: str
@@ -102,6 +110,8 @@ class Section:
     models: tuple[ModelHead, ...]
     twins: tuple[tuple[str, ...], ...]
     diagram: CriticalDifference
+    summaries: Mapping[str, pd.DataFrame] = dataclasses.field(repr=False, compare=False)
+    possible: Mapping[str, pd.DataFrame] = dataclasses.field(repr=False, compare=False)
 
     def line_of(self, criterion: str) -> Line | None:
         """Return the line of a criterion, None when it has no result here."""
@@ -187,17 +197,18 @@ def in_order(granularities: Iterable[str]) -> list[str]:
 def _section(all_areas: pd.DataFrame, rows: pd.DataFrame, granularity: str, suite: Suite) -> Section:
     areas = all_areas.loc[all_areas["granularity"] == granularity]
     measured = rows.loc[(rows["granularity"] == granularity) & (rows["status"] == "ok")]
-    by = ("suite", "granularity", "criterion")
-    by_shots = _estimates(summarise(areas, (*by, "shots")), "shots")
-    by_model = _estimates(summarise(areas, (*by, "model")), "model")
+    summaries, possible = (for_each_shots(partial(make, areas)) for make in (summarise, standings))
+    by_model = _estimates(summarise(areas, (*_RANKING, "model")), "model")
     shots = sorted(areas["shots"].unique())
+    by_shots = {key: value for n in shots for key, value in _estimates(summaries[str(n)], "shots").items()}
     heads = _model_heads(areas, measured)
     tags = rows.drop_duplicates("criterion").set_index("criterion")
-    possible = {str(record["criterion"]): record for record in standings(areas, by).to_dict("records")}
+    standing_of = {str(record["criterion"]): record for record in possible[ALL_SHOTS].to_dict("records")}
+    origins = _origins(measured)
     lines: list[Line] = []
-    for record in summarise(areas, by).to_dict("records"):
+    for record in summaries[ALL_SHOTS].to_dict("records"):
         name = str(record["criterion"])
-        standing = possible.get(name)
+        standing = standing_of.get(name)
         lines.append(
             Line(
                 rank=None if pd.isna(record["rank"]) else int(record["rank"]),
@@ -205,7 +216,7 @@ def _section(all_areas: pd.DataFrame, rows: pd.DataFrame, granularity: str, suit
                 criterion=name,
                 family=str(tags.loc[name, "criterion_family"]),
                 needs=str(tags.loc[name, "criterion_needs"]) + (" + tuning" if tags.loc[name, "tuning"] else ""),
-                origin=_origin(measured.loc[measured["criterion"] == name]),
+                origin=origins[name],
                 a_pr=estimate(record, "a_pr"),
                 auc=estimate(record, "auc_trapz"),
                 top_pr=estimate(record, "top_pr"),
@@ -224,7 +235,19 @@ def _section(all_areas: pd.DataFrame, rows: pd.DataFrame, granularity: str, suit
         models=heads,
         twins=_twins(measured, suite.criteria),
         diagram=critical_difference(areas),
+        summaries=summaries,
+        possible=possible,
     )
+
+
+def for_each_shots(make: Callable[[Sequence[str]], pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Return what `make` says of each criterion over all shots together, and for each number of shots.
+
+    Args:
+        make: takes the columns that tell the lines of its answer apart.
+    """
+    parts = {str(shots): part for shots, part in make((*_RANKING, "shots")).groupby("shots", sort=True)}
+    return {ALL_SHOTS: make(_RANKING), **parts}
 
 
 def _win_rate(standing: Mapping[Hashable, Any]) -> Estimate | None:
@@ -232,10 +255,12 @@ def _win_rate(standing: Mapping[Hashable, Any]) -> Estimate | None:
     return None if math.isnan(rate) else Estimate(rate, low, high)
 
 
-def _origin(rows: pd.DataFrame) -> str:
-    """Return where rows are from: their column `origin`, which a table without another source need not have."""
-    found = set(rows["origin"]) if "origin" in rows.columns else {"published"}
-    return found.pop() if len(found) == 1 else "both"
+def _origins(rows: pd.DataFrame) -> dict[str, str]:
+    """Return where each criterion's rows are from: their column `origin`, which a table of one source need not have."""
+    if "origin" not in rows.columns:
+        rows = rows.assign(origin="published")
+    found = rows.groupby("criterion", sort=True)["origin"].unique()
+    return {str(name): str(values[0]) if len(values) == 1 else "both" for name, values in found.items()}
 
 
 def _twins(rows: pd.DataFrame, order: Sequence[str]) -> tuple[tuple[str, ...], ...]:

@@ -1,5 +1,7 @@
 """Published tables: tidy CSV files, so that a pull request shows what changed."""
 
+import dataclasses
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +11,7 @@ from pruneboard.benchmark.schema import COLUMNS, SCHEMA_VERSION
 from pruneboard.benchmark.store._files import atomic_file
 from pruneboard.benchmark.store._folder import KEY_DIGITS
 from pruneboard.benchmark.store._migrations import OLDEST, migrate
-from pruneboard.benchmark.store._tables import NAMES, PANDAS, concatenate, in_order, typed
+from pruneboard.benchmark.store._tables import NAMES, PANDAS, concatenate, in_order, typed, with_categories
 
 _JOB_COLUMNS = [c.name for c in COLUMNS if c.level == "job"]
 _POINT_COLUMNS = [c.name for c in COLUMNS if c.level == "point"]
@@ -68,8 +70,7 @@ class ResultsStore:
         Raises:
             StoreError: a table is damaged, lacks its partner, or is of another schema version.
         """
-        path = self.folder / suite / f"{criterion}.jobs.csv"
-        return _typed(self._read_pair(path), path)
+        return _joined([_read_pair(self.folder / suite / f"{criterion}.jobs.csv")])
 
     def read(self, suite: str) -> pd.DataFrame:
         """Read all rows of a published suite, sorted.
@@ -77,9 +78,12 @@ class ResultsStore:
         Raises:
             StoreError: a table is damaged, lacks its partner, or is of another schema version.
         """
-        folder = self.folder / suite
-        pairs = [self._read_pair(path) for path in sorted(folder.glob("*.jobs.csv"))]
-        return in_order(_typed(pd.concat(pairs, ignore_index=True), folder) if pairs else concatenate([]))
+        pairs = [_read_pair(path) for path in sorted((self.folder / suite).glob("*.jobs.csv"))]
+        # One join of all: there are many small files, and each step of pandas costs more than their rows.
+        alike: dict[Hashable, list[_Pair]] = {}
+        for pair in pairs:
+            alike.setdefault((pair.version, *pair.jobs.columns, *pair.points.columns), []).append(pair)
+        return in_order(concatenate(map(_joined, alike.values())))
 
     def comparison_path(self, suite: str) -> Path:
         """Return the file of a suite's comparison with what others published."""
@@ -101,7 +105,7 @@ class ResultsStore:
         """Add the published rows of other cells of the same version of the suite, on the same data."""
         if not jobs_path.exists():
             return rows
-        before = _typed(self._read_pair(jobs_path), jobs_path)
+        before = _joined([_read_pair(jobs_path)])
         cells = pd.MultiIndex.from_frame(before[_CELL])
         kept = ~cells.isin(pd.MultiIndex.from_frame(rows[_CELL]))
         kept &= before["suite_digest"].isin(rows["suite_digest"]).to_numpy()
@@ -110,32 +114,60 @@ class ResultsStore:
             kept &= (others | before["data_digest"].isin(rows["data_digest"])).to_numpy()
         return in_order(concatenate([before[kept], rows]))
 
-    def _read_pair(self, jobs_path: Path) -> pd.DataFrame:
-        """Read the rows of one criterion, with the columns of the present schema in the types of their files."""
-        points_path = jobs_path.with_name(jobs_path.name.removesuffix(".jobs.csv") + ".csv")
-        jobs, points = (_read_csv(path) for path in (jobs_path, points_path))
-        version = _checked_version(jobs_path, jobs.get("schema_version"))
-        for table, path in ((jobs, jobs_path), (points, points_path)):
-            if "key" not in table:
-                raise StoreError(
-                    f"a published table must have a column `key`, but `{path}` has none; publish it again."
-                )
-        repeated = jobs["key"].astype(str)[jobs["key"].astype(str).str[:KEY_DIGITS].duplicated()]
-        if len(repeated):
-            raise StoreError(f"a job must be there once, but `{jobs_path}` has `{repeated.iloc[0]}` twice; remove one.")
-        jobs["short_key"] = jobs["key"].astype(str).str[:KEY_DIGITS]
-        unknown = sorted(set(points["key"].astype(str)) - set(jobs["short_key"]))
-        if unknown:
-            raise StoreError(
-                f"every point must belong to a job, but `{points_path}` names `{unknown[0]}`, which `{jobs_path}` "
-                "lacks; write both again with `pruneboard table --publish`."
-            )
-        joined = jobs.merge(points.rename(columns={"key": "short_key"}), on="short_key", how="left", validate="1:m")
-        # A job without a result has no points.
-        joined = joined.fillna({name: "" for name in _POINT_TEXT if name in joined})
-        rows = migrate(joined, version)
-        _check_complete(rows, jobs_path)
-        return rows[NAMES]
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Pair:
+    """The two tables of one criterion, in the columns of their schema version; `short_key` joins them."""
+
+    path: Path
+    jobs: pd.DataFrame
+    points: pd.DataFrame
+    version: int
+
+
+def _read_pair(jobs_path: Path) -> _Pair:
+    points_path = jobs_path.with_name(jobs_path.name.removesuffix(".jobs.csv") + ".csv")
+    jobs, points = (_read_csv(path) for path in (jobs_path, points_path))
+    version = _checked_version(jobs_path, jobs.get("schema_version"))
+    for table, path in ((jobs, jobs_path), (points, points_path)):
+        if "key" not in table:
+            raise StoreError(f"a published table must have a column `key`, but `{path}` has none; publish it again.")
+    jobs["short_key"] = jobs["key"].astype(str).str[:KEY_DIGITS]
+    repeated = jobs.loc[jobs["short_key"].duplicated(), "key"]
+    if len(repeated):
+        raise StoreError(f"a job must be there once, but `{jobs_path}` has `{repeated.iloc[0]}` twice; remove one.")
+    points = points.rename(columns={"key": "short_key"})
+    unknown = sorted(set(points["short_key"].astype(str).unique()) - set(jobs["short_key"]))
+    if unknown:
+        raise StoreError(
+            f"every point must belong to a job, but `{points_path}` names `{unknown[0]}`, which `{jobs_path}` "
+            "lacks; write both again with `pruneboard table --publish`."
+        )
+    return _Pair(jobs_path, jobs, points, version)
+
+
+def _joined(pairs: Sequence[_Pair]) -> pd.DataFrame:
+    """Return the rows of criteria whose tables have the same columns, in the types of the present schema.
+
+    Raises:
+        StoreError: a table lacks columns or values that the schema requires, or has values of other types.
+    """
+    jobs, points = (
+        pd.concat([table.assign(file=i) for i, table in enumerate(tables)], ignore_index=True)
+        for tables in ([pair.jobs for pair in pairs], [pair.points for pair in pairs])
+    )
+    joined = with_categories(jobs).merge(points, on=["file", "short_key"], how="left", validate="1:m")
+    # A job without a result has no points.
+    joined = joined.fillna({name: "" for name in _POINT_TEXT if name in joined})
+    rows = migrate(joined, pairs[0].version)
+    _check_complete(rows, [pair.path for pair in pairs])
+    try:
+        return typed(rows)
+    except (ValueError, TypeError) as error:
+        files = pairs[0].path if len(pairs) == 1 else pairs[0].path.parent
+        raise StoreError(
+            f"a result table must have values of the schema's types, but `{files}` has not: {error}."
+        ) from error
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -165,22 +197,14 @@ def _checked_version(path: Path, versions: "pd.Series[int] | None") -> int:
     )
 
 
-def _check_complete(table: pd.DataFrame, path: Path) -> None:
-    missing = [name for name in NAMES if name not in table]
+def _check_complete(rows: pd.DataFrame, paths: Sequence[Path]) -> None:
+    missing = [name for name in NAMES if name not in rows]
     if missing:
-        raise StoreError(f"a result table must have every column of the schema, but `{path}` lacks {missing}.")
-    empty = [c.name for c in COLUMNS if c.kind is int and not c.nullable and table[c.name].isna().any()]
-    if empty:
-        raise StoreError(
-            f"a result table must have every value that the schema requires, but `{empty[0]}` is empty in `{path}`; "
-            "write it again with `pruneboard table --publish`."
-        )
-
-
-def _typed(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    try:
-        return typed(table)
-    except (ValueError, TypeError) as error:
-        raise StoreError(
-            f"a result table must have values of the schema's types, but `{path}` has not: {error}."
-        ) from error
+        raise StoreError(f"a result table must have every column of the schema, but `{paths[0]}` lacks {missing}.")
+    for name in (c.name for c in COLUMNS if c.kind is int and not c.nullable):
+        empty = rows[name].isna()
+        if empty.any():
+            raise StoreError(
+                f"a result table must have every value that the schema requires, but `{name}` is empty in "
+                f"`{paths[rows.loc[empty, 'file'].iloc[0]]}`; write it again with `pruneboard table --publish`."
+            )

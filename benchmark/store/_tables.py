@@ -18,7 +18,12 @@ NAMES = [column.name for column in COLUMNS]
 
 # What tables are grouped, joined and searched by. All other texts are provenance, which a million rows carry along.
 _TEXT = {"key", "suite", "model", "model_family", "granularity", "criterion", "status", "reason", "tuning", "commit"}
-PANDAS = {str: "str", int: "Int64", float: "float64", bool: "bool"}
+_CATEGORIES = [name for name in STRINGS if name not in _TEXT]
+# Types, because their names are looked up anew for every column of every file.
+PANDAS = {
+    kind: pd.api.types.pandas_dtype(name)
+    for kind, name in {str: "str", int: "Int64", float: "float64", bool: "bool"}.items()
+}
 
 
 def typed(rows: pd.DataFrame) -> pd.DataFrame:
@@ -29,8 +34,13 @@ def typed(rows: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError, TypeError: a value is of another type.
     """
-    plain = rows[NAMES].astype({c.name: PANDAS[c.kind] for c in COLUMNS})
-    return plain.assign(**{name: _categories(plain[name]) for name in STRINGS if name not in _TEXT})
+    rows = with_categories(rows[NAMES])
+    return rows.astype({c.name: PANDAS[c.kind] for c in COLUMNS if c.name not in _CATEGORIES})
+
+
+def with_categories(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows whose texts of provenance, as far as they have them, are categories in alphabetical order."""
+    return rows.assign(**{name: _categories(rows[name]) for name in _CATEGORIES if name in rows})
 
 
 def concatenate(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -40,9 +50,12 @@ def concatenate(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
         return _no_rows().copy()
     if len(found) == 1:
         return found[0].reset_index(drop=True)
-    # Categories of two tables may differ; their texts are put together, and become categories once.
-    texts = [{n: t[n].astype("str") for n in t.columns if isinstance(t[n].dtype, pd.CategoricalDtype)} for t in found]
-    return typed(pd.concat([table.assign(**own) for table, own in zip(found, texts, strict=True)], ignore_index=True))
+    found = [with_categories(table[NAMES]) for table in found]
+    for name in _CATEGORIES:
+        # Columns whose categories differ would become texts again.
+        every = pd.Index(sorted(set().union(*(table[name].cat.categories for table in found))), dtype="str")
+        found = [table.assign(**{name: table[name].cat.set_categories(every)}) for table in found]
+    return typed(pd.concat(found, ignore_index=True))
 
 
 @functools.cache
@@ -104,12 +117,10 @@ def in_grid(rows: pd.DataFrame, suite: Suite) -> "pd.Series[bool]":
 
     Of which criterion they are does not matter: a suite lists what runs by default, and others are handed in.
     """
-    cells = {(model.name, granularity) for model in suite.models for granularity in model.granularities}
-    return (
-        (rows["suite_digest"] == suite.digest)
-        & rows["seed"].isin(suite.seeds)
-        & pd.Series(zip(rows["model"], rows["granularity"], strict=True), index=rows.index, dtype=object).isin(cells)
-    )
+    listed = pd.Series(False, index=rows.index)
+    for model in suite.models:
+        listed |= (rows["model"] == model.name) & rows["granularity"].isin(model.granularities)
+    return (rows["suite_digest"] == suite.digest) & rows["seed"].isin(suite.seeds) & listed
 
 
 def arrow_of(rows: pd.DataFrame) -> pa.Table:
@@ -179,6 +190,9 @@ def _take(column: Column, values: pa.ChunkedArray, rows: Indices) -> Any:
     return values.to_numpy()[rows]
 
 
-def _categories(texts: "pd.Series[str]") -> pd.Categorical:
-    codes, found = pd.factorize(texts, sort=True)
+def _categories(texts: "pd.Series[Any]") -> pd.Categorical:
+    if isinstance(texts.dtype, pd.CategoricalDtype):
+        used = pd.Categorical(texts).remove_unused_categories()
+        return used.set_categories(used.categories.astype("str").sort_values())
+    codes, found = pd.factorize(texts.astype("str"), sort=True)
     return pd.Categorical.from_codes(codes, categories=found)

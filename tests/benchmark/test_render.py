@@ -10,13 +10,14 @@ from pathlib import Path
 
 import altair as alt
 import pandas as pd
+import psutil
 import pytest
 from rich.console import Console
 
 import synthetic
 from pruneboard.benchmark.catalogue import Catalogue, CriterionEntry
 from pruneboard.benchmark.errors import SiteError, TableError
-from pruneboard.benchmark.render import Credit, Extras, build_site, terminal_table
+from pruneboard.benchmark.render import Credit, Extras, build_site, libraries, terminal_table
 from pruneboard.benchmark.render.charts import chart_templates
 from pruneboard.benchmark.render.links import rows_link, slug, web_link
 from pruneboard.benchmark.render.payload import embed_json
@@ -587,6 +588,27 @@ def test_a_failed_swap_puts_the_old_site_back(tiny, tmp_path, monkeypatch):
         build(tiny, tmp_path)
     assert digests(folder) == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("code", "why"), [("import vl_convert_of_old", "No module named 'vl_convert_of_old'"), ("exit(3)", "no message")]
+)
+def test_without_vega_there_is_one_error_and_the_old_site(tiny, tmp_path, monkeypatch, code, why):
+    folder = build(tiny, tmp_path)
+    before = digests(folder)
+    monkeypatch.setattr(libraries, "_BUNDLE", code)
+    with pytest.raises(SiteError, match=rf"needs Vega out of .* failed \(.*{why}\); install the version"):
+        build(tiny, tmp_path)
+
+    assert digests(folder) == before
+
+
+def test_a_failed_build_leaves_no_process(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(libraries, "_BUNDLE", "import time; time.sleep(600)")
+    with pytest.raises(TableError):
+        build(pd.concat([tiny, tiny], ignore_index=True), tmp_path)
+
+    assert psutil.Process().children() == []
 
 
 def test_a_site_is_replaced_as_a_whole(tiny, tmp_path):

@@ -186,6 +186,20 @@ def test_broken_published_tables_are_refused_by_name(tmp_path):
         results.read("digits")
 
 
+def test_of_many_tables_the_broken_one_is_named(tmp_path):
+    runs, results = RunStore(tmp_path / "runs"), ResultsStore(tmp_path / "results")
+    for i, criterion in enumerate(("activation", "lrp", "taylor")):
+        save(runs, job_rows(key=f"{i + 1}" * 64, criterion=criterion))
+    results.write(runs.read("digits"))
+    jobs = tmp_path / "results" / "digits" / "lrp.jobs.csv"
+    table = pd.read_csv(jobs, dtype=str, keep_default_na=False)
+    for column, message in (("threads", "`threads` is empty in `.*lrp.jobs.csv`"), (None, "`.*lrp.jobs.csv` lacks")):
+        broken = table.drop(columns="threads") if column is None else table.assign(**{column: ""})
+        broken.to_csv(jobs, index=False)
+        with pytest.raises(StoreError, match=message):
+            results.read("digits")
+
+
 def test_an_interrupted_write_leaves_the_old_file_and_no_rest(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("old")

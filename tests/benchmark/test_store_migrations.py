@@ -130,6 +130,23 @@ def test_old_and_new_cells_are_published_together(tmp_path):
     pd.testing.assert_frame_equal(kept, before, check_categorical=False)
 
 
+def test_tables_of_several_versions_are_read_as_one(tmp_path):
+    runs, results = RunStore(tmp_path / "runs"), ResultsStore(tmp_path / "results")
+    shutil.copytree(results_folder(1), tmp_path / "results")
+    before = results.read("digits")
+    save(runs, job_rows(key="7" * 64, criterion="lrp"))
+    save(runs, job_rows(key="8" * 64, criterion="oracle", status="failed", reason="no time"))
+    new = runs.read("digits")
+    results.write(new)
+    after = results.read("digits")
+
+    assert set(new["criterion"]).isdisjoint(before["criterion"])
+    for part in (before, new):
+        found = after[after["key"].isin(part["key"])].reset_index(drop=True)
+        pd.testing.assert_frame_equal(found, part, check_categorical=False)
+    assert len(after) == len(before) + len(new)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_migrating_a_folder_seals_its_files_and_keeps_its_rows(version, tmp_path):
     shutil.copytree(run_folder(version), tmp_path / "runs")
@@ -180,6 +197,16 @@ def test_a_published_table_of_a_newer_version_is_refused_by_name(tmp_path):
     jobs.write_text(jobs.read_text().replace(f"\n{SCHEMA_VERSION},", f"\n{SCHEMA_VERSION + 1},"))
     with pytest.raises(StoreError, match=rf"`.*taylor\.jobs\.csv` has {SCHEMA_VERSION + 1}; use a newer release"):
         results.read("digits")
+    (tmp_path / "_site").mkdir()
+    built = pruneboard_here("site", "build", cwd=tmp_path)
+
+    assert built.returncode == 2
+    assert built.stdout == ""
+    assert f"taylor.jobs.csv` has {SCHEMA_VERSION + 1}; use a newer release of pruneboard" in " ".join(
+        built.stderr.split()
+    )
+    assert "Traceback" not in built.stderr
+    assert list((tmp_path / "_site").iterdir()) == []
 
 
 def test_files_of_present_version_without_a_seal_are_read(tmp_path):
