@@ -156,7 +156,7 @@ def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
 
 
 def _give_back() -> None:
-    """Give memory that is free back to the system, where it can be asked to, since a block that takes it adds nothing."""
+    """Give free memory back to the system, where it can be asked to, since a block that takes it would add nothing."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
