@@ -1,17 +1,18 @@
-"""ResNets of basic blocks for small images: 8 x 8 digits, and the 32 x 32 photographs of CIFAR-10.
+"""ResNets of basic blocks: for 8 x 8 digits, the 32 x 32 photographs of CIFAR-10, and those of Imagenette at 128 x 128.
 
 Architecture: He et al. 2015, Deep Residual Learning for Image Recognition, arXiv 1512.03385, in timm's implementation
 (Apache-2.0); the weights are our own.
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
 from pruneboard.benchmark.api import Model, Recipe, Weights
-from pruneboard.models import _cifar
+from pruneboard.models import _cifar, _imagenette
 
 _WIDTHS = (12, 24, 48)
 
@@ -80,5 +81,21 @@ cifar_resnet18 = Model(
     mean=_cifar.MEAN,
     std=_cifar.STD,
     recipe=replace(_cifar.SGD, learning_rate=0.1),
+    made_when_used=False,
+)
+
+imagenette_resnet18 = Model(
+    name="imagenette_resnet18",
+    version=1,
+    family="ResNet",
+    description="ResNet-18 for Imagenette at 128 x 128 pixels: a 7 x 7 stem with pooling, four stages of two blocks.",
+    source="https://arxiv.org/abs/1512.03385",
+    licence="BSD-3-Clause",
+    build=partial(ResNet, BasicBlock, (2, 2, 2, 2), _imagenette.N_CLASSES, zero_init_last=False),
+    granularities=("filters",),
+    input_size=_imagenette.INPUT_SIZE,
+    mean=_imagenette.MEAN,
+    std=_imagenette.STD,
+    recipe=_imagenette.SGD,
     made_when_used=False,
 )

@@ -1,4 +1,4 @@
-"""VGGs with batch norm for small images: 8 x 8 digits, and the 32 x 32 photographs of CIFAR-10.
+"""VGGs with batch norm: for 8 x 8 digits, the 32 x 32 photographs of CIFAR-10, and those of Imagenette at 128 x 128.
 
 Architecture: Simonyan and Zisserman 2014, Very Deep Convolutional Networks, arXiv 1409.1556, in timm's implementation
 (Apache-2.0); the weights are our own.
@@ -13,16 +13,16 @@ from timm.models.vgg import VGG
 from torch import nn
 
 from pruneboard.benchmark.api import Model, Recipe, Weights
-from pruneboard.models import _cifar
+from pruneboard.models import _cifar, _imagenette
 
 _DIGITS = (12, 12, "M", 24, 24, "M", 64, 64)
 # Configuration D of the paper, without the last pooling, in whose place all positions are averaged.
 _VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
 
 
-def _vgg(widths: Sequence[int | str], n_channels: int) -> nn.Module:
+def _vgg(widths: Sequence[int | str], n_channels: int, n_classes: int = 10) -> nn.Module:
     # timm always makes a hidden classifier of 4096 filters and 7 x 7 kernels; on the meta device that costs nothing.
-    model = VGG(list(widths), num_classes=10, in_chans=n_channels, norm_layer=nn.BatchNorm2d, device="meta")
+    model = VGG(list(widths), num_classes=n_classes, in_chans=n_channels, norm_layer=nn.BatchNorm2d, device="meta")
     model.pre_logits = nn.Identity()
     model.head = ClassifierHead(model.num_features, model.num_classes, device="meta")
     model.head_hidden_size = model.num_features
@@ -99,4 +99,21 @@ cifar_vgg16_bn_half = _cifar_vgg(
         sha256="9be8ea8cdfe1b7d8fc5539626c17e86efa4eb8025535a46671222fcd0c491a99",
         package=Path(__file__).parent,
     ),
+)
+
+imagenette_vgg16_bn = Model(
+    name="imagenette_vgg16_bn",
+    version=1,
+    family="VGG",
+    description="VGG-16 with batch norm for Imagenette at 128 x 128 pixels: 13 convolutions, global average pooling "
+    "and one linear layer.",
+    source="https://arxiv.org/abs/1409.1556",
+    licence="BSD-3-Clause",
+    build=partial(_vgg, _VGG16, 3, _imagenette.N_CLASSES),
+    granularities=("filters",),
+    input_size=_imagenette.INPUT_SIZE,
+    mean=_imagenette.MEAN,
+    std=_imagenette.STD,
+    recipe=_imagenette.SGD,
+    made_when_used=False,
 )

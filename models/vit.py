@@ -1,4 +1,4 @@
-"""Small vision transformers: for 8 x 8 digits, and for the 32 x 32 photographs of CIFAR-10.
+"""Small vision transformers: for 8 x 8 digits, the 32 x 32 photographs of CIFAR-10, and Imagenette at 128 x 128.
 
 Architecture: Dosovitskiy et al. 2020, An Image is Worth 16x16 Words, arXiv 2010.11929, in timm's implementation
 (Apache-2.0); the weights are our own.
@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from pruneboard.benchmark.api import Model, Recipe, Weights
-from pruneboard.models import _cifar
+from pruneboard.models import _cifar, _imagenette
 
 
 def _digits_vit() -> nn.Module:
@@ -51,11 +51,13 @@ digits_vit = Model(
 )
 
 
-def _cifar_vit(width: int, depth: int, n_heads: int, mlp_ratio: float) -> nn.Module:
+def _vit(
+    width: int, depth: int, n_heads: int, mlp_ratio: float, size: int = 32, patch: int = 4, n_classes: int = 10
+) -> nn.Module:
     network: nn.Module = VisionTransformer(
-        img_size=32,
-        patch_size=4,
-        num_classes=10,
+        img_size=size,
+        patch_size=patch,
+        num_classes=n_classes,
         embed_dim=width,
         depth=depth,
         num_heads=n_heads,
@@ -71,7 +73,7 @@ cifar_vit = Model(
     description="Nine transformer blocks of six heads and width 192 on 4 x 4 patches, read out at the class token.",
     source="https://arxiv.org/abs/2010.11929",
     licence="BSD-3-Clause",
-    build=partial(_cifar_vit, 192, 9, 6, 4.0),
+    build=partial(_vit, 192, 9, 6, 4.0),
     granularities=("neurons", "heads"),
     input_size=(3, 32, 32),
     mean=_cifar.MEAN,
@@ -87,7 +89,7 @@ cifar_vit_small = Model(
     description="Six transformer blocks of four heads and width 128 on 4 x 4 patches, read out at the class token.",
     source="https://arxiv.org/abs/2010.11929",
     licence="BSD-3-Clause",
-    build=partial(_cifar_vit, 128, 6, 4, 2.0),
+    build=partial(_vit, 128, 6, 4, 2.0),
     granularities=("neurons", "heads"),
     input_size=(3, 32, 32),
     mean=_cifar.MEAN,
@@ -100,5 +102,22 @@ cifar_vit_small = Model(
     ),
     # In so few epochs no image is learned by heart.
     recipe=replace(_cifar.ADAMW, epochs=16, batch_size=64, policy="none", cutmix=0.0),
+    made_when_used=False,
+)
+
+imagenette_vit = Model(
+    name="imagenette_vit",
+    version=1,
+    family="ViT",
+    description="Nine transformer blocks of six heads and width 192 on 16 x 16 patches of images of 128 x 128 pixels, "
+    "for Imagenette, read out at the class token.",
+    source="https://arxiv.org/abs/2010.11929",
+    licence="BSD-3-Clause",
+    build=partial(_vit, 192, 9, 6, 4.0, 128, 16, _imagenette.N_CLASSES),
+    granularities=("neurons", "heads"),
+    input_size=_imagenette.INPUT_SIZE,
+    mean=_imagenette.MEAN,
+    std=_imagenette.STD,
+    recipe=_imagenette.ADAMW,
     made_when_used=False,
 )

@@ -28,18 +28,22 @@ def print_list(kind: str) -> None:
                 origin = plugins.criteria().origin(name)
                 table.add_row(name, criterion.family, criterion.needs, tunable, preset_of, origin)
         case "models":
-            table = make_table("model", "family", "granularities", "trained here", "what it is")
+            table = make_table("model", "family", "units", "pixels", "recipe")
             for name in plugins.models().names():
                 model = plugins.models().get(name)
-                trained = "yes" if model.recipe else "no"
-                table.add_row(name, model.family, ", ".join(model.granularities), trained, model.description)
+                units, dataset = ", ".join(model.granularities), model.recipe.dataset if model.recipe else "none"
+                table.add_row(name, model.family, units, str(model.input_size[-1]), dataset)
         case "datasets":
             table = make_table("data set", "where", "title")
             for info in datasets():
                 table.add_row(info.name, info.where, info.title)
     make_console().print(table)
-    if kind == "criteria":
-        make_console().print("`pruneboard show CRITERION` says what it scores by, its parameters and its source.")
+    hints = {
+        "criteria": "`pruneboard show CRITERION` says what it scores by, its parameters and its source.",
+        "models": "`pruneboard show MODEL` says what it is, and of its weights and recipe. `pruneboard train` follows one.",
+    }
+    if kind in hints:
+        make_console().print(hints[kind])
 
 
 def print_details(name: str) -> None:

@@ -1,4 +1,4 @@
-"""The recipes of the networks for CIFAR-10, on a few real images."""
+"""The recipes of the networks for CIFAR-10 and Imagenette, on a few real images."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from commands import pruneboard_here
 from pruneboard.benchmark.api import Recipe
-from pruneboard.benchmark.data import open_dataset, scaled
+from pruneboard.benchmark.data import draw_reference, open_dataset, scaled
 from pruneboard.benchmark.errors import ModelError
 from pruneboard.benchmark.plugins import models
 from pruneboard.benchmark.training import Going, fit
@@ -55,6 +55,21 @@ def test_the_loss_of_the_whole_networks_falls_as_well(name, images):
     fit(quick(name, epochs=10, cutmix=0.0, policy="none"), *images, device=CPU, going=Going(steps.append))
 
     assert steps[-1].loss < 0.95 * steps[0].loss
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["imagenette_vgg16_bn", "imagenette_resnet18", "imagenette_vit"])
+def test_the_loss_of_the_networks_for_imagenette_falls(name, shared_data, monkeypatch):
+    monkeypatch.setenv("PRUNEBOARD_DATA", str(shared_data))
+    plugin = quick(name, epochs=6, cutmix=0.0, policy="none", max_shift=0, flip=False, label_smoothing=0.0)
+    split, steps = open_dataset("imagenette").split("train"), []
+    rows = draw_reference(split.labels, 3, 0)
+    labels = torch.from_numpy(split.labels[rows])
+    stored = split.stored(rows, size=plugin.input_size, framing=plugin.framing)
+    fit(plugin, stored, labels, device=CPU, going=Going(steps.append))
+
+    assert len(set(labels.tolist())) == 10
+    assert steps[-1].loss < 0.9 * steps[0].loss
 
 
 def test_a_training_with_all_augmentation_continues_with_the_same_bits(images, tmp_path, monkeypatch):

@@ -20,7 +20,10 @@ from pruneboard.benchmark.plugins import models
 from pruneboard.benchmark.units import find_layers
 
 SHIPPED = ("digits_resnet", "digits_vgg", "digits_vit", "cifar_vgg16_bn_half", "cifar_vit_small")
-ZOO = ("cifar_resnet18", "cifar_vgg16_bn", "cifar_vit")
+ZOO = (
+    *("cifar_resnet18", "cifar_vgg16_bn", "cifar_vit"),
+    *("imagenette_resnet18", "imagenette_vgg16_bn", "imagenette_vit"),
+)
 ALL = ("cifar_resnet20", "cifar_resnet56", "mobilenetv2", "mobilenetv2_cifar10", *ZOO, *SHIPPED)
 CLASSES = {"VGG": VGG, "ResNet": ResNet, "ViT": VisionTransformer, "MobileNet": EfficientNet}
 
@@ -92,6 +95,10 @@ def test_shipped_files_are_the_recorded_ones(name):
         ("cifar_vit", "heads", 9 * 6, 9),
         ("cifar_vit_small", "neurons", 6 * (256 + 128), 12),
         ("cifar_vit_small", "heads", 6 * 4, 6),
+        ("imagenette_resnet18", "filters", 4800, 20),
+        ("imagenette_vgg16_bn", "filters", 4224, 13),
+        ("imagenette_vit", "neurons", 9 * (768 + 192), 18),
+        ("imagenette_vit", "heads", 9 * 6, 9),
     ],
 )
 def test_units(name, granularity, n_units, n_layers):
@@ -118,6 +125,9 @@ def test_units(name, granularity, n_units, n_layers):
         ("cifar_resnet18", Size(11_173_962, 555_422_720)),
         ("cifar_vit", Size(4_028_170, 273_978_624)),
         ("cifar_vit_small", Size(811_146, 58_002_176)),
+        ("imagenette_resnet18", Size(11_689_512, 592_695_296)),
+        ("imagenette_vgg16_bn", Size(15_236_136, 5_011_656_704)),
+        ("imagenette_vit", Size(4_357_480, 283_016_064)),
     ],
 )
 def test_sizes_are_those_of_the_cards(name, size):
