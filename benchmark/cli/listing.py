@@ -40,7 +40,7 @@ def print_list(kind: str) -> None:
     make_console().print(table)
     hints = {
         "criteria": "`pruneboard show CRITERION` says what it scores by, its parameters and its source.",
-        "models": "`pruneboard show MODEL` says what it is, and of its weights and recipe. `pruneboard train` follows one.",
+        "models": "`pruneboard show MODEL` says what it is, its weights and its recipe, which `pruneboard train` follows.",
     }
     if kind in hints:
         make_console().print(hints[kind])
