@@ -40,7 +40,7 @@ def print_list(kind: str) -> None:
     make_console().print(table)
     hints = {
         "criteria": "`pruneboard show CRITERION` says what it scores by, its parameters and its source.",
-        "models": "`pruneboard show MODEL` says what it is, its weights and the recipe that `pruneboard train` follows.",
+        "models": "`pruneboard show MODEL` says what it is, its weights and its recipe, for `pruneboard train`.",
     }
     if kind in hints:
         make_console().print(hints[kind])
