@@ -151,7 +151,10 @@
   const told = (q, best) => {
     const half = best.half === null ? "" : ` ± ${percent(best.half)}`;
     if (q.goal === "rate") return `With ${inPercent(q.rate)} of the ${q.units} removed, ${percent(q.found.unpruned - best.loss, 1)} % accuracy is left of ${percent(q.found.unpruned, 1)} %: a ${best.loss < 0 ? "gain" : "loss"} of ${percent(Math.abs(best.loss))} points${half}. `;
-    return `It loses at most ${q.tolerated / 100} points up to ${inPercent(q.found.rates[best.reach])} of the ${q.units}${best.half === null ? "" : `, with its whole 95 % interval up to ${inPercent(q.found.rates[best.surely])}`}. `;
+    const surely = best.half === null ? "" : `, with its whole 95 % interval up to ${inPercent(q.found.rates[best.surely])}`;
+    const least = Math.min(...best.each.map((value) => -value));
+    const weakest = least < best.reach ? `, and on ${listed(q.found.networks.filter((_, n) => -best.each[n] === least).map((network) => network.model))} alone up to ${inPercent(q.found.rates[least])}` : "";
+    return `It loses at most ${count(q.tolerated / 100, "point")} up to ${inPercent(q.found.rates[best.reach])} of the ${q.units}${surely}${weakest}. `;
   };
 
   const howSure = (q, list, agree) => {
@@ -162,7 +165,7 @@
     const others = listed([...level.slice(0, 4).map((c) => c.name), ...(level.length > 4 ? [`${level.length - 4} more`] : [])]);
     if (!rest.length) return "No other that may be used was measured there.";
     if (q.found.n_seeds < 2) return "One seed says nothing of how sure this is.";
-    if (q.goal === "loss") return level.length ? `As far ${mean}get ${others}.` : `No other gets as far${mean ? ` ${mean.trim()}` : ""}.`;
+    if (q.goal === "loss") return level.length ? `${others} ${level.length > 1 ? "get" : "gets"} as far${several ? " on their mean" : ""}.` : `No other gets as far${several ? " on their mean" : ""}.`;
     if (level.length) return `${several ? "On the mean of these networks it" : "It"} cannot be told apart from ${others}: their differences lie within what other draws of images do.`;
     return `All others are behind it ${mean}by more than other draws of images explain${agree ? "." : ", but the networks disagree."}`;
   };
