@@ -230,7 +230,7 @@
     return [command, [...example, "It writes the smaller network to ", code("small.safetensors"), " and ", code("small.py"), ". ", own, " takes the same command."]];
   };
   const copyable = (command) => {
-    const text = element("pre", {}, code(command));
+    const text = element("pre", { tabindex: "0", role: "region", "aria-label": "Command" }, code(command));
     const copy = element("button", { type: "button", class: "plain copy" }, "Copy");
     copy.addEventListener("click", async () => {
       try {

@@ -352,7 +352,7 @@ def test_names_of_others_are_only_ever_text(tmp_path):
         assert "<img src=x" not in text
         assert "49" not in re.sub(r"<script.*?</script>|[0-9a-f]{10,}", "", text, flags=re.S).split("x49")[1:]
         assert not any("onerror" in attrs for _, attrs in parsed.tags)
-        allowed = re.compile(r"#|\.\./|(suites|criteria|models|data)/|[a-z]+\.html|https://(arxiv|doi)\.org/")
+        allowed = re.compile(r"#|\.\./|(suites|criteria|models|data)/|[a-z]+\.html|https://(arxiv|doi|www\.jmlr)\.org/")
         assert all(allowed.match(link) for link in parsed.links)
         assert all(re.fullmatch(r"[a-z0-9._/-]+\.html", part) for part in [str(path.relative_to(tmp_path / "out"))])
     names = {entry["name"] for entry in embedded(read(tmp_path / "out"), "data-filters")["criteria"]}
