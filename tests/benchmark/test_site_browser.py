@@ -63,6 +63,10 @@ def rows():
     said = ["criterion_family", "criterion_needs", "criterion_source", "parameters", "commit", "torch", "device"]
     table.loc[hostile, said] = HOSTILE
     failed = synthetic.job_values(DIGITS, "digits_vgg", "filters", "slow", 0) | {"status": "failed", "reason": HOSTILE}
+    # The networks disagree on which of two criteria is best.
+    there = (table["suite"] == "digits") & (table["model"] == "digits_vgg")
+    first, second = (there & (table["criterion"] == name) for name in ("lrp_epsilon_plus", "taylor"))
+    table.loc[first, "top1"], table.loc[second, "top1"] = (table.loc[at, "top1"].to_numpy() for at in (second, first))
     partial = table.loc[(table["suite"] == STEPS.name) & (table["criterion"] == "taylor")]
     partial = partial.loc[partial["model"] == "digits_vgg"]
     partial = partial.assign(criterion="partial", key=partial["key"].map(lambda key: digest([key])))
@@ -233,18 +237,18 @@ def test_the_finder_answers_for_a_transformer_with_five_images(visit, rows):
 
 def test_the_finder_says_on_how_many_networks_a_criterion_is_best(visit, rows):
     part = rows.loc[(rows["granularity"] == "filters") & (rows["suite"] == "digits") & (rows["rate"] > 0)]
-    part = part.loc[part["criterion_needs"] == "nothing"]
-    table = part.groupby(["shots", "rate", "criterion", "model"])["top1"].mean().unstack()
-    # A question at which the networks disagree.
+    table = part.astype({"top1": float}).groupby(["shots", "rate", "criterion", "model"])["top1"].mean().unstack()
+    # A question at which one is clearly best on the mean, and the networks disagree.
     shots, rate = next(
         cell
         for cell, each in table.groupby(["shots", "rate"])
         if (each.loc[each.mean(axis=1).idxmax()] < each.max() - 1e-3).any()
+        and each.mean(axis=1).nlargest(2).diff().iloc[1] < -1e-3
     )
     each = table.loc[shots, rate]
     mean = each.mean(axis=1)
     n_best = {name: int((each.loc[name] >= each.max() - 5e-5).sum()) for name in each.index}
-    page = visit(f"index.html?shots={shots:.0f}&needs=free&rate={rate}")
+    page = visit(f"index.html?shots={shots:.0f}&needs=any&rate={rate}")
 
     answer = page.locator("[data-answer]")
     first = mean.idxmax()
