@@ -222,7 +222,7 @@
     const example = ["An example with ", code(network.model), ", a network of the benchmark: ", needs, ...data, ". "];
     if (q.protocol !== "one_shot") {
       const command = `pruneboard run ${word(network.suite)} --criterion ${name} --model ${word(network.model)}${best.tuned ? " --tuned" : ""}`;
-      return [command, [...example, "It measures the criterion under this protocol, at every rate and number of images of the suite; a file of a pruned network is written for one shot only."]];
+      return [command, [...example, best.tuned ? "In the folder of the published tables, which hold its parameters, it measures" : "It measures", " the criterion under this protocol, at every rate and number of images of the suite; a file of a pruned network is written for one shot only."]];
     }
     if (best.tuned) return [`pruneboard tune ${name} ${where} --granularity ${q.units}`, [...example, "It searches parameters on training images, and measures the criterion with and without them. ", own, " needs a suite that lists it."]];
     const rate = q.goal === "rate" ? q.rate : q.found.rates[best.surely] || q.found.rates[best.reach];
