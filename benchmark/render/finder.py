@@ -71,31 +71,43 @@ def _place(group: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def _answers(rows: pd.DataFrame, tags: Mapping[str, str]) -> list[dict[str, Any]]:
-    singles = [part for _, part in rows.groupby(_NETWORK, sort=True) if (part["status"] == "ok").any()]
-    together = [pd.concat(singles)] if len(singles) > 1 else []
-    answers = [_answer(part, tags) for part in (*together, *singles)]
+    measured = rows.loc[rows["status"] == "ok", [*_NETWORK, "dataset"]].drop_duplicates(_NETWORK)
+    networks = measured.sort_values(_NETWORK, ignore_index=True).reset_index(names="network")
+    known = rows.merge(networks[[*_NETWORK, "network"]], on=_NETWORK, validate="many_to_one")
+    tried = known[["network", "criterion", "status"]].drop_duplicates()
+    points = _losses(known.loc[known["status"] == "ok"])
+    singles = [networks.iloc[[place]] for place in range(len(networks))]
+    parts = [networks, *singles] if len(networks) > 1 else singles
+    answers = [_answer(part, tried, points, tags) for part in parts]
     return [answer for answer in answers if answer is not None]
 
 
-def _answer(rows: pd.DataFrame, tags: Mapping[str, str]) -> dict[str, Any] | None:
-    """Compare the criteria on the networks of the rows; None where no criterion has all that is compared."""
-    measured = rows.loc[rows["status"] == "ok"]
-    networks = measured.drop_duplicates(_NETWORK).sort_values(_NETWORK)
-    cell = [*_NETWORK, "criterion", "seed", "shots"]
+def _losses(measured: pd.DataFrame) -> pd.DataFrame:
+    """Return the accuracy of the unpruned network, and what is lost of it, by network, criterion, seed, shots, rate."""
+    cell = ["network", "criterion", "seed", "shots"]
     points = measured[[*cell, "rate", "top1"]].astype({"seed": int, "shots": int, "rate": float, "top1": float})
     unpruned = points.loc[points["rate"] == 0, [*cell, "top1"]].rename(columns={"top1": "unpruned"})
     points = points.merge(unpruned, on=cell, validate="many_to_one")
-    points["loss"] = points["unpruned"] - points["top1"]
+    return points.assign(loss=points["unpruned"] - points["top1"])
+
+
+def _answer(
+    networks: pd.DataFrame, tried: pd.DataFrame, points: pd.DataFrame, tags: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """Compare the criteria on some of the networks; None where no criterion has all that is compared."""
+    tried, points = (table.loc[table["network"].isin(networks["network"])] for table in (tried, points))
     shared = _shared(points, len(networks))
-    left_out = _left_out(rows, _complete(shared))
+    left_out = _left_out(tried, shared, list(networks["network"]))
     compared = shared.loc[~shared["criterion"].isin([criterion["name"] for criterion in left_out])]
     if compared.empty:
         return None
     names, shots, rates, seeds = (sorted(compared[column].unique().tolist()) for column in _AXES)
-    order = compared.sort_values([*_AXES, *_NETWORK])
-    values = order["loss"].to_numpy().reshape(len(names), len(shots), len(rates), len(seeds), len(networks))
-    over_networks = values.mean(axis=-1)
+    losses = compared.sort_values([*_AXES, "network"])["loss"].to_numpy()
+    losses = losses.reshape(len(names), len(shots), len(rates), len(seeds), len(networks))
+    over_networks = losses.mean(axis=-1)
     mean, half_width = _interval(over_networks)
+    unpruned = compared.groupby("network", sort=True)["unpruned"].mean().to_numpy()
+    allowed = _allowed([tags[name] for name in names])
     return {
         "networks": [_network(record) for record in networks.to_dict("records")],
         "criteria": [_criterion(name, tags) for name in names],
@@ -104,14 +116,12 @@ def _answer(rows: pd.DataFrame, tags: Mapping[str, str]) -> dict[str, Any] | Non
         "n_seeds": len(seeds),
         # Other seeds than those that all networks have are not averaged.
         "seeds": None if len(seeds) == points["seed"].nunique() else ".".join(map(str, seeds)),
-        "unpruned": int(np.rint(_UNIT * compared["unpruned"].mean())),
-        "unpruned_by_network": _whole(compared.groupby(_NETWORK, sort=True)["unpruned"].mean().to_numpy()),
+        "unpruned": int(np.rint(_UNIT * unpruned.mean())),
+        "unpruned_by_network": _whole(unpruned),
         "loss": _whole(mean),
         "half_width": None if half_width is None else _whole(half_width),
-        "loss_by_network": _whole(values.mean(axis=-2)),
-        "behind": {
-            key: _behind(over_networks, allowed) for key, allowed in _allowed([tags[name] for name in names]).items()
-        },
+        "loss_by_network": _whole(losses.mean(axis=-2)),
+        "behind": {key: _behind(over_networks, lets_in) for key, lets_in in allowed.items()},
         "left_out": left_out,
         "shots_left_out": sorted(set(points["shots"].unique().tolist()) - set(shots)),
     }
@@ -120,29 +130,23 @@ def _answer(rows: pd.DataFrame, tags: Mapping[str, str]) -> dict[str, Any] | Non
 def _shared(points: pd.DataFrame, n_networks: int) -> pd.DataFrame:
     """Keep the shots, rates and seeds that all networks have."""
     for column in ("shots", "rate", "seed"):
-        having = points[[*_NETWORK, column]].drop_duplicates()[column].value_counts()
+        having = points[["network", column]].drop_duplicates()[column].value_counts()
         points = points.loc[points[column].isin(having.index[having == n_networks])]
     return points
 
 
-def _complete(points: pd.DataFrame) -> set[tuple[str, str, str]]:
-    """Return what has every number of shots, rate and seed, as suite, network and criterion."""
-    n_cells = points["shots"].nunique() * points["rate"].nunique() * points["seed"].nunique()
-    sizes = points.groupby([*_NETWORK, "criterion"]).size()
-    return set(sizes.index[sizes == n_cells])
-
-
-def _left_out(rows: pd.DataFrame, complete: Collection[tuple[str, str, str]]) -> list[dict[str, Any]]:
-    """Say of each criterion that lacks something what it is, by the place of the network."""
-    networks = sorted(set(map(tuple, rows[_NETWORK].drop_duplicates().to_numpy())))
-    statuses = rows.groupby([*_NETWORK, "criterion"])["status"].agg(set).to_dict()
+def _left_out(tried: pd.DataFrame, shared: pd.DataFrame, networks: Sequence[int]) -> list[dict[str, Any]]:
+    """Say of each criterion that lacks a number of shots, a rate or a seed what it is, by the place of the network."""
+    n_cells = shared["shots"].nunique() * shared["rate"].nunique() * shared["seed"].nunique()
+    sizes = shared.groupby(["network", "criterion"]).size().to_dict()
+    statuses = tried.groupby(["network", "criterion"])["status"].agg(set).to_dict()
     lacking = {
         name: [
-            [place, _why_not(statuses.get((*network, name), set()))]
+            [place, _why_not(statuses.get((network, name), set()))]
             for place, network in enumerate(networks)
-            if (*network, name) not in complete
+            if sizes.get((network, name), 0) < n_cells
         ]
-        for name in sorted(rows["criterion"].unique())
+        for name in sorted(tried["criterion"].unique())
     }
     return [{"name": str(name), "slug": slug(str(name)), "lacks": lacks} for name, lacks in lacking.items() if lacks]
 
