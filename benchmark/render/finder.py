@@ -99,7 +99,7 @@ def _answer(
     shared = _shared(points, len(networks))
     left_out = _left_out(tried, shared, list(networks["network"]))
     compared = shared.loc[~shared["criterion"].isin([criterion["name"] for criterion in left_out])]
-    if compared.empty:
+    if not (compared["rate"] > 0).any():
         return None
     names, shots, rates, seeds = (sorted(compared[column].unique().tolist()) for column in _AXES)
     losses = compared.sort_values([*_AXES, "network"])["loss"].to_numpy()

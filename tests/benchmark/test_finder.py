@@ -114,6 +114,12 @@ def test_networks_without_a_criterion_in_common_are_only_answered_for_one_by_one
     assert list(filters(apart)) == [("digits_resnet",), ("digits_vgg",)]
 
 
+def test_networks_without_a_rate_in_common_are_only_answered_for_one_by_one(rows):
+    apart = without(without(rows, model="digits_vgg", rate=0.3), model="digits_resnet", rate=0.6)
+
+    assert list(filters(apart)) == [("digits_resnet",), ("digits_vgg",)]
+
+
 def test_one_seed_has_no_interval_and_nothing_is_behind(rows):
     answer = filters(rows.loc[rows["seed"] == 0])["digits_resnet", "digits_vgg"]
 
