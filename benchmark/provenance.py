@@ -1,6 +1,7 @@
 """Where and with what a result was measured: versions, commit, device, memory."""
 
 import contextlib
+import ctypes
 import functools
 import importlib.metadata
 import json
@@ -146,11 +147,18 @@ def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
         yield result
         result.n_bytes = torch.cuda.max_memory_allocated(device) - before
         return
+    _give_back()
     resident = _status_bytes("VmRSS") if _reset_high_water_mark() else None
     yield result
     peak = _status_bytes("VmHWM")
     if resident is not None and peak is not None:
         result.n_bytes = max(0, peak - resident)
+
+
+def _give_back() -> None:
+    """Give free memory back to the system, where it can be asked to, since a block that takes it would add nothing."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reset_high_water_mark() -> bool:

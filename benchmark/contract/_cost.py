@@ -1,7 +1,5 @@
 """What a criterion costs, beside one forward and backward pass over the same images."""
 
-import contextlib
-import ctypes
 import functools
 import gc
 import time
@@ -58,13 +56,6 @@ def measure_cost(criterion: Criterion) -> Cost | None:
     return None
 
 
-def _give_back() -> None:
-    """Give memory that is free back to the system, where it can be asked to, or a call that takes it adds nothing."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def _context(name: str) -> Context:
     plugin, split = plugins.models().get(name), open_dataset("digits").split("train")
     rows = draw_reference(split.labels, _SHOTS, 0)
@@ -86,7 +77,7 @@ def _pass(context: Context) -> None:
 
 def _best(call: Callable[[], object]) -> tuple[float, int | None]:
     """Return the shortest time of several calls, and the memory that the first one added."""
-    _give_back()
+    gc.collect()
     with peak_memory(torch.device("cpu")) as memory:
         call()
     times = []
