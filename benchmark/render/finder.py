@@ -38,7 +38,8 @@ def finder_data(rows: pd.DataFrame, suites: Sequence[Suite], tags: Mapping[str, 
     Method: the loss is the unpruned accuracy minus that at a rate; within each seed the mean over the networks, then
     over the seeds the mean and the two-sided 95 % Student-t interval. A criterion is behind the best one that may be
     used when the paired t test over seeds, with Holm's correction, tells them apart. Of several networks only what all
-    of them have is compared; what that leaves out is named, and each network has an answer of its own.
+    of them have is compared; what that leaves out is named, and each network has an answer of its own. A network that
+    several suites measure is pooled once, from the suite with the most criteria.
 
     Args:
         rows: a table with the columns of `schema.Row`, displayed names.
@@ -77,9 +78,17 @@ def _answers(rows: pd.DataFrame, tags: Mapping[str, str]) -> list[dict[str, Any]
     tried = known[["network", "criterion", "status"]].drop_duplicates()
     points = _losses(known.loc[known["status"] == "ok"])
     singles = [networks.iloc[[place]] for place in range(len(networks))]
-    parts = [networks, *singles] if len(networks) > 1 else singles
+    pooled = _once_each(networks, tried)
+    parts = [pooled, *singles] if len(pooled) > 1 else singles
     answers = [_answer(part, tried, points, tags) for part in parts]
     return [answer for answer in answers if answer is not None]
+
+
+def _once_each(networks: pd.DataFrame, tried: pd.DataFrame) -> pd.DataFrame:
+    """Keep of a network that several suites measure the one with the most criteria, so that it counts once."""
+    n_criteria = tried.loc[tried["status"] == "ok"].groupby("network")["criterion"].nunique()
+    richest = networks.assign(n=networks["network"].map(n_criteria)).sort_values("n", ascending=False, kind="stable")
+    return networks.loc[networks.index.isin(richest.drop_duplicates("model").index)]
 
 
 def _losses(measured: pd.DataFrame) -> pd.DataFrame:

@@ -120,6 +120,21 @@ def test_networks_without_a_rate_in_common_are_only_answered_for_one_by_one(rows
     assert list(filters(apart)) == [("digits_resnet",), ("digits_vgg",)]
 
 
+def test_a_network_of_several_suites_is_pooled_once_from_the_one_with_most_criteria(rows):
+    again = synthetic.make_suite("again", seeds=(0, 1, 2), shots=(1, 5), rates=RATES)
+    few = synthetic.make_rows(again, criteria=("taylor",))
+    groups = finder_data(pd.concat([few.loc[few["model"] == "digits_vgg"], rows]), [again, SUITE], TAGS)
+    answers = next(group["answers"] for group in groups if group["granularity"] == "filters")
+
+    assert [[(n["suite"], n["model"]) for n in answer["networks"]] for answer in answers] == [
+        [("digits", "digits_resnet"), ("digits", "digits_vgg")],
+        [("again", "digits_vgg")],
+        [("digits", "digits_resnet")],
+        [("digits", "digits_vgg")],
+    ]
+    assert names(answers[0]) == ["bn_scale", "random", "taylor"]
+
+
 def test_one_seed_has_no_interval_and_nothing_is_behind(rows):
     answer = filters(rows.loc[rows["seed"] == 0])["digits_resnet", "digits_vgg"]
 
