@@ -1,6 +1,6 @@
 """What the front page's finder knows: accuracy that is lost at each rate, and what can be told apart from the best."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,8 +8,11 @@ import pandas as pd
 from scipy.special import stdtr, stdtrit
 
 from pruneboard.benchmark.render.links import slug
-from pruneboard.benchmark.schema import GRANULARITIES, PROTOCOLS, TUNED_SUFFIX, Suite
+from pruneboard.benchmark.schema import GRANULARITIES, HERE_SUFFIX, PROTOCOLS, Suite
 from pruneboard.benchmark.stats import ALPHA, CONFIDENCE, holm
+
+EMBEDDED_DATASETS = frozenset({"digits"})
+"""Data sets that come with a library and need no download, so that a command is sure to run."""
 
 _KINDS = {"ViT": "transformer", "VGG": "CNN", "ResNet": "CNN", "MobileNetV2": "CNN"}
 _MAY_USE: Mapping[str, Callable[[str], bool]] = {
@@ -21,6 +24,7 @@ _MAY_USE: Mapping[str, Callable[[str], bool]] = {
 _KIND_ORDER = ("CNN", "transformer")
 _UNIT = 10_000
 _AXES = ["criterion", "shots", "rate", "seed"]
+_NETWORK = ["suite", "model"]
 
 
 def kind_of(family: str) -> str | None:
@@ -33,8 +37,9 @@ def finder_data(rows: pd.DataFrame, suites: Sequence[Suite], tags: Mapping[str, 
 
     Method: the loss is the unpruned accuracy minus that at a rate; within each seed the mean over the networks, then
     over the seeds the mean and the two-sided 95 % Student-t interval. A criterion is behind the best one that may be
-    used when the paired t test over seeds, with Holm's correction, tells them apart. Only criteria with results in
-    every cell of a network that any criterion has are compared.
+    used when the paired t test over seeds, with Holm's correction, tells them apart. Of several networks only what all
+    of them have is compared; what that leaves out is named, and each network has an answer of its own. A network that
+    several suites measure is pooled once, from the suite with the most criteria.
 
     Args:
         rows: a table with the columns of `schema.Row`, displayed names.
@@ -42,18 +47,19 @@ def finder_data(rows: pd.DataFrame, suites: Sequence[Suite], tags: Mapping[str, 
         tags: what each displayed name looks at.
 
     Returns:
-        A record for each group, in order of kind, kind of unit and protocol, with whole hundredths of a percent.
+        A record for each group, in order of kind, kind of unit and protocol. Its `answers` are that of all networks
+        together, where there are several, and that of each; losses are whole hundredths of a percent.
     """
-    measured = rows.loc[rows["status"] == "ok"]
-    measured = measured.assign(kind=measured["model_family"].map(kind_of)).dropna(subset=["kind"])
+    known = rows.assign(kind=rows["model_family"].map(kind_of)).dropna(subset=["kind"])
     # A suite of two rates is no grid of rates that one could look anything up in.
     gridded = {suite.name for suite in suites if len(suite.rates) > 2}
-    measured = measured.loc[measured["suite"].isin(gridded)]
+    known = known.loc[known["suite"].isin(gridded)]
     groups = []
-    for (kind, granularity, protocol), part in measured.groupby(["kind", "granularity", "protocol"], sort=True):
-        group = _group(part, tags)
-        if group is not None:
-            groups.append({"kind": str(kind), "granularity": str(granularity), "protocol": str(protocol), **group})
+    for (kind, granularity, protocol), part in known.groupby(["kind", "granularity", "protocol"], sort=True):
+        answers = _answers(part, tags)
+        if answers:
+            group = {"kind": str(kind), "granularity": str(granularity), "protocol": str(protocol)}
+            groups.append({**group, "answers": answers})
     return sorted(groups, key=_place)
 
 
@@ -65,36 +71,101 @@ def _place(group: Mapping[str, Any]) -> tuple[int, int, int]:
     )
 
 
-def _group(rows: pd.DataFrame, tags: Mapping[str, str]) -> dict[str, Any] | None:
-    networks = rows[["suite", "model"]].drop_duplicates().sort_values(["suite", "model"])
-    cell = ["suite", "model", "criterion", "seed", "shots"]
-    points = rows[[*cell, "rate", "top1"]].astype({"seed": int, "shots": int, "rate": float, "top1": float})
+def _answers(rows: pd.DataFrame, tags: Mapping[str, str]) -> list[dict[str, Any]]:
+    measured = rows.loc[rows["status"] == "ok", [*_NETWORK, "dataset"]].drop_duplicates(_NETWORK)
+    networks = measured.sort_values(_NETWORK, ignore_index=True).reset_index(names="network")
+    known = rows.merge(networks[[*_NETWORK, "network"]], on=_NETWORK, validate="many_to_one")
+    tried = known[["network", "criterion", "status"]].drop_duplicates()
+    points = _losses(known.loc[known["status"] == "ok"])
+    singles = [networks.iloc[[place]] for place in range(len(networks))]
+    pooled = _once_each(networks, tried)
+    parts = [pooled, *singles] if len(pooled) > 1 else singles
+    answers = [_answer(part, tried, points, tags) for part in parts]
+    return [answer for answer in answers if answer is not None]
+
+
+def _once_each(networks: pd.DataFrame, tried: pd.DataFrame) -> pd.DataFrame:
+    """Keep of a network that several suites measure the one with the most criteria, so that it counts once."""
+    n_criteria = tried.loc[tried["status"] == "ok"].groupby("network")["criterion"].nunique()
+    richest = networks.assign(n=networks["network"].map(n_criteria)).sort_values("n", ascending=False, kind="stable")
+    return networks.loc[networks.index.isin(richest.drop_duplicates("model").index)]
+
+
+def _losses(measured: pd.DataFrame) -> pd.DataFrame:
+    """Return the accuracy of the unpruned network, and what is lost of it, by network, criterion, seed, shots, rate."""
+    cell = ["network", "criterion", "seed", "shots"]
+    points = measured[[*cell, "rate", "top1"]].astype({"seed": int, "shots": int, "rate": float, "top1": float})
     unpruned = points.loc[points["rate"] == 0, [*cell, "top1"]].rename(columns={"top1": "unpruned"})
     points = points.merge(unpruned, on=cell, validate="many_to_one")
-    points["loss"] = points["unpruned"] - points["top1"]
-    n_seeds = points["seed"].nunique()
-    points = _common(points, len(networks))
-    if points.empty:
+    return points.assign(loss=points["unpruned"] - points["top1"])
+
+
+def _answer(
+    networks: pd.DataFrame, tried: pd.DataFrame, points: pd.DataFrame, tags: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """Compare the criteria on some of the networks; None where no criterion has all that is compared."""
+    tried, points = (table.loc[table["network"].isin(networks["network"])] for table in (tried, points))
+    shared = _shared(points, len(networks))
+    left_out = _left_out(tried, shared, list(networks["network"]))
+    compared = shared.loc[~shared["criterion"].isin([criterion["name"] for criterion in left_out])]
+    if not (compared["rate"] > 0).any():
         return None
-    loss = points.groupby(_AXES, sort=True)["loss"].mean().unstack("seed")
-    names = list(dict.fromkeys(loss.index.get_level_values("criterion")))
-    shots = sorted(set(loss.index.get_level_values("shots")))
-    rates = sorted(set(loss.index.get_level_values("rate")))
-    values = loss.to_numpy().reshape(len(names), len(shots), len(rates), -1)
-    mean, half_width = _interval(values)
+    names, shots, rates, seeds = (sorted(compared[column].unique().tolist()) for column in _AXES)
+    losses = compared.sort_values([*_AXES, "network"])["loss"].to_numpy()
+    losses = losses.reshape(len(names), len(shots), len(rates), len(seeds), len(networks))
+    over_networks = losses.mean(axis=-1)
+    mean, half_width = _interval(over_networks)
+    unpruned = compared.groupby("network", sort=True)["unpruned"].mean().to_numpy()
+    allowed = _allowed([tags[name] for name in names])
     return {
-        "networks": [{"suite": str(suite), "model": str(model)} for suite, model in networks.itertuples(index=False)],
+        "networks": [_network(record) for record in networks.to_dict("records")],
         "criteria": [_criterion(name, tags) for name in names],
         "shots": shots,
         "rates": rates,
-        "n_seeds": values.shape[-1],
+        "n_seeds": len(seeds),
         # Other seeds than those that all networks have are not averaged.
-        "seeds": None if loss.shape[1] == n_seeds else ".".join(map(str, loss.columns)),
-        "unpruned": int(np.rint(_UNIT * points["unpruned"].mean())),
+        "seeds": None if len(seeds) == points["seed"].nunique() else ".".join(map(str, seeds)),
+        "unpruned": int(np.rint(_UNIT * unpruned.mean())),
+        "unpruned_by_network": _whole(unpruned),
         "loss": _whole(mean),
-        "half_width": _whole(half_width),
-        "behind": {key: _behind(values, allowed) for key, allowed in _allowed([tags[name] for name in names]).items()},
+        "half_width": None if half_width is None else _whole(half_width),
+        "loss_by_network": _whole(losses.mean(axis=-2)),
+        "behind": {key: _behind(over_networks, lets_in) for key, lets_in in allowed.items()},
+        "left_out": left_out,
+        "shots_left_out": sorted(set(points["shots"].unique().tolist()) - set(shots)),
     }
+
+
+def _shared(points: pd.DataFrame, n_networks: int) -> pd.DataFrame:
+    """Keep the shots, rates and seeds that all networks have."""
+    for column in ("shots", "rate", "seed"):
+        having = points[["network", column]].drop_duplicates()[column].value_counts()
+        points = points.loc[points[column].isin(having.index[having == n_networks])]
+    return points
+
+
+def _left_out(tried: pd.DataFrame, shared: pd.DataFrame, networks: Sequence[int]) -> list[dict[str, Any]]:
+    """Say of each criterion that lacks a number of shots, a rate or a seed what it is, by the place of the network."""
+    n_cells = shared["shots"].nunique() * shared["rate"].nunique() * shared["seed"].nunique()
+    sizes = shared.groupby(["network", "criterion"]).size().to_dict()
+    statuses = tried.groupby(["network", "criterion"])["status"].agg(set).to_dict()
+    lacking = {
+        name: [
+            [place, _why_not(statuses.get((network, name), set()))]
+            for place, network in enumerate(networks)
+            if sizes.get((network, name), 0) < n_cells
+        ]
+        for name in sorted(tried["criterion"].unique())
+    }
+    return [{"name": str(name), "slug": slug(str(name)), "lacks": lacks} for name, lacks in lacking.items() if lacks]
+
+
+def _why_not(statuses: Collection[str]) -> str:
+    if not statuses:
+        return "not measured"
+    if "ok" in statuses:
+        return "incomplete"
+    return "failed" if "failed" in statuses else "declined"
 
 
 def _allowed(needs: Sequence[str]) -> dict[str, np.ndarray]:
@@ -126,29 +197,36 @@ def _behind(values: np.ndarray, allowed: np.ndarray) -> list[list[str]]:
     return [["".join(map(str, line)) for line in block] for block in answer]
 
 
-def _common(points: pd.DataFrame, n_networks: int) -> pd.DataFrame:
-    """Keep the shots, rates and seeds that all networks have, and the criteria that have all of these."""
-    for column in ("shots", "rate", "seed"):
-        shared = points.groupby(column)[["suite", "model"]].apply(lambda part: len(part.drop_duplicates()))
-        points = points.loc[points[column].isin(shared.index[shared == n_networks])]
-    sizes = points.groupby("criterion").size()
-    return points.loc[points["criterion"].isin(sizes.index[sizes == sizes.max()])]
-
-
-def _interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and half of the interval's width along the last axis, nan for one value."""
+def _interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return mean and half of the interval's width along the last axis; one value has no interval."""
     n = values.shape[-1]
     mean = values.mean(axis=-1)
     if n < 2:
-        return mean, np.full_like(mean, np.nan)
+        return mean, None
     return mean, stdtrit(n - 1, 0.5 + CONFIDENCE / 2) * values.std(axis=-1, ddof=1) / np.sqrt(n)
 
 
-def _criterion(name: str, tags: Mapping[str, str]) -> dict[str, str]:
-    raw = name.removesuffix(" (tuned)") + TUNED_SUFFIX if name.endswith(" (tuned)") else name
-    return {"name": name, "raw": raw, "slug": slug(name), "needs": tags[name]}
+def _network(record: Mapping[Hashable, Any]) -> dict[str, Any]:
+    dataset = str(record["dataset"])
+    return {
+        "suite": str(record["suite"]),
+        "model": str(record["model"]),
+        "dataset": dataset,
+        "embedded": dataset in EMBEDDED_DATASETS,
+    }
+
+
+def _criterion(name: str, tags: Mapping[str, str]) -> dict[str, Any]:
+    registered = name.removesuffix(HERE_SUFFIX)
+    tuned = registered.endswith(" (tuned)")
+    return {
+        "name": name,
+        "registered": registered.removesuffix(" (tuned)"),
+        "tuned": tuned,
+        "slug": slug(name),
+        "needs": tags[name],
+    }
 
 
 def _whole(values: np.ndarray) -> Any:
-    scaled = np.rint(_UNIT * values)
-    return [[[None if np.isnan(v) else int(v) for v in line] for line in block] for block in scaled]
+    return np.rint(_UNIT * values).astype(int).tolist()

@@ -22,6 +22,7 @@ from pruneboard.benchmark.render.history import view_history
 from pruneboard.benchmark.render.libraries import VegaScript, tables_script
 from pruneboard.benchmark.render.payload import SectionData, embed_json, section_data
 from pruneboard.benchmark.render.protocols import view_protocols
+from pruneboard.benchmark.render.provenance import VERSION_COLUMNS
 from pruneboard.benchmark.render.rowdata import rows_files
 from pruneboard.benchmark.render.speed import view_speeds
 from pruneboard.benchmark.render.styles import Style, styles
@@ -183,7 +184,7 @@ def _built_from(rows: pd.DataFrame) -> dict[str, Any]:
     return {
         "latest": times[-1][:10] if times else "",
         "commits": sorted({str(commit)[:10] for commit in rows["commit"].dropna().unique() if commit}),
-        "versions": sorted(map(str, rows["pruneboard"].dropna().unique())),
+        "versions": [(title, sorted(map(str, rows[name].dropna().unique()))) for title, name in VERSION_COLUMNS],
         "devices": sorted(map(str, rows["device"].dropna().unique())),
         "n_rows": len(rows),
         "n_jobs": int(rows["key"].nunique()),

@@ -103,7 +103,7 @@ def facts_of(rows: pd.DataFrame, suite: Suite) -> tuple[Fact, ...]:
         Fact("Evaluation images", _values(rows, "n_images", lambda value: f"{pd.to_numeric(str(value)):.0f}")),
         Fact("Weights", tuple(f"{model}, sha256 {sha}" for model, sha in weights.itertuples(index=False))),
         Fact("Code", tuple(_commit_text(commit, bool(clean)) for commit, clean in code.itertuples(index=False))),
-        *(Fact(title, _values(rows, name)) for title, name in _VERSION_COLUMNS),
+        *(Fact(title, _values(rows, name)) for title, name in VERSION_COLUMNS),
         Fact("Device", _values(rows, "device")),
         Fact("CPU threads", _values(rows, "threads")),
         Fact("Measured (UTC)", times if len(times) < 2 else (f"{times[0]} to {times[-1]}",)),
@@ -111,13 +111,14 @@ def facts_of(rows: pd.DataFrame, suite: Suite) -> tuple[Fact, ...]:
     return tuple(fact for fact in facts if fact.values)
 
 
-_VERSION_COLUMNS = (
+VERSION_COLUMNS = (
     ("pruneboard", "pruneboard"),
     ("Python", "python"),
     ("PyTorch", "torch"),
     ("timm", "timm"),
     ("zennit", "zennit"),
 )
+"""How each column that names a version is called."""
 
 
 def _commit_text(commit: str, clean: bool) -> str:

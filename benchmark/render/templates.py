@@ -12,6 +12,7 @@ from pruneboard.benchmark.render.estimates import Estimate
 from pruneboard.benchmark.render.evidence import claim_link
 from pruneboard.benchmark.render.formulas import with_formulas
 from pruneboard.benchmark.render.links import pooled_link, rows_link, slug, web_link
+from pruneboard.benchmark.render.rules import meaning, rules_in_words
 from pruneboard.benchmark.render.styles import family_class
 from pruneboard.benchmark.render.views import Line
 from pruneboard.benchmark.schema import display_name
@@ -53,6 +54,8 @@ def make_environment(folder: Path) -> jinja2.Environment:
         "pooled_link": pooled_link,
         "claim_link": claim_link,
         "rows_of_line": _rows_of_line,
+        "meaning": meaning,
+        "rules_in_words": rules_in_words,
     }
     return environment
 

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import html.parser
 import io
@@ -15,7 +16,8 @@ import pytest
 from rich.console import Console
 
 import synthetic
-from pruneboard.benchmark.catalogue import Catalogue, CriterionEntry
+from pruneboard.benchmark.catalogue import Catalogue, CriterionEntry, read_catalogue
+from pruneboard.benchmark.claims import load_claims
 from pruneboard.benchmark.errors import SiteError, TableError
 from pruneboard.benchmark.render import Credit, Extras, build_site, libraries, terminal_table
 from pruneboard.benchmark.render.charts import chart_templates
@@ -26,6 +28,7 @@ from pruneboard.benchmark.render.templates import make_environment
 from pruneboard.benchmark.schema import COLUMNS, PublishedPoint
 from pruneboard.benchmark.stats import area_under_curve, curves, standings, summarise
 
+ROOT = Path(__file__).resolve().parents[2]
 SUITE = synthetic.make_suite(seeds=(0, 1, 2), shots=(1, 10))
 TINY = synthetic.make_suite(
     seeds=(0, 1),
@@ -131,6 +134,63 @@ def test_the_site_has_a_page_for_every_criterion_and_network(site):
     assert names >= set(PAGES)
     assert {f"criteria/{name}.html" for name in synthetic.CRITERIA} <= names
     assert {f"models/{name}.html" for name in synthetic.MODELS} <= names
+
+
+def test_the_method_explains_every_statistic_with_what_it_assumes(site):
+    text = read(site, "method.html")
+    for anchor in ("intervals", "ranks", "wins", "diagram", "overall"):
+        section = re.search(rf'<div id="{anchor}">(.*?)</div>', text, re.DOTALL)[1]
+        assert "Assumes that" in section
+    for name in ("Holm", "Mogstad", "Friedman", "Nemenyi", "Wilcoxon", "Wilson", "Demšar", "Benavoli"):
+        assert name in text.partition('id="statistics"')[2].partition('id="rules"')[0]
+    assert "method.html#power" in read(site)
+    assert 'id="power"' in text
+
+
+def test_pages_say_what_the_overall_ranking_mixes(site):
+    text = read(site, "index.html")
+
+    assert "never mixed" not in text
+    assert "a network and the kind of unit that is removed from it" in text
+
+
+def test_the_foot_of_every_page_names_libraries_and_leads_to_all_commits(tiny, tmp_path):
+    foot = read(build(tiny, tmp_path), "method.html").partition("<footer>")[2]
+    for library in ("pruneboard 0.1.0", "Python 3.11.7", "PyTorch 2.9.0", "timm 1.0.31", "zennit 0.5.1"):
+        assert library in foot
+    assert '<a href="changes.html">commit</a> <code>0123456789</code>' in foot
+    many = tiny.assign(commit=[str(i % 5) * 40 for i in range(len(tiny))])
+    foot = read(build(many, tmp_path), "suites/digits.html").partition("<footer>")[2]
+    assert '<a href="../changes.html">5 commits</a>' in foot
+
+
+@pytest.mark.parametrize(("scope", "words"), [("global", "over all layers together"), ("layer", "within each layer")])
+def test_provenance_says_in_words_how_units_are_ranked(tiny, tmp_path, scope, words):
+    suite = dataclasses.replace(TINY, scope=scope)
+    text = read(build(tiny, tmp_path, suites=[suite]))
+
+    assert f"one shot; units are ranked {words}; reference images" in text.partition('id="provenance"')[2]
+
+
+def test_a_criterions_page_links_its_parameters_to_what_explains_them(tmp_path):
+    rows = synthetic.make_rows(TINY, criteria=("lrp_epsilon_plus", "random"))
+    catalogue = read_catalogue(ROOT / "results")
+    build_site(rows, [TINY], tmp_path / "out", sources=SOURCES, extras=Extras(catalogue=catalogue))
+    text = read(tmp_path / "out", "criteria/lrp_epsilon_plus.html")
+
+    links = {link for link in Page(text).links if "method.html#" in link}
+    anchors = {"rules", "sign", "rule-z_plus", "rule-epsilon", "sign-pxp", "softmax-attn_lrp"}
+    assert links == {f"../method.html#{anchor}" for anchor in anchors}
+    method = read(tmp_path / "out", "method.html")
+    assert all(f'id="{anchor}"' in method for anchor in anchors)
+    shown = re.sub("<[^>]*>", "", text)
+    assert "It follows the z+ rule in all hidden layers, the epsilon rule in the classifier." in shown
+
+
+def test_claims_are_told_apart_by_their_first_line():
+    texts = [claim.text for claim in load_claims()]
+
+    assert len(set(texts)) == len(texts)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -352,7 +412,7 @@ def test_names_of_others_are_only_ever_text(tmp_path):
         assert "<img src=x" not in text
         assert "49" not in re.sub(r"<script.*?</script>|[0-9a-f]{10,}", "", text, flags=re.S).split("x49")[1:]
         assert not any("onerror" in attrs for _, attrs in parsed.tags)
-        allowed = re.compile(r"#|\.\./|(suites|criteria|models|data)/|[a-z]+\.html|https://(arxiv|doi)\.org/")
+        allowed = re.compile(r"#|\.\./|(suites|criteria|models|data)/|[a-z]+\.html|https://(arxiv|doi|www\.jmlr)\.org/")
         assert all(allowed.match(link) for link in parsed.links)
         assert all(re.fullmatch(r"[a-z0-9._/-]+\.html", part) for part in [str(path.relative_to(tmp_path / "out"))])
     names = {entry["name"] for entry in embedded(read(tmp_path / "out"), "data-filters")["criteria"]}
