@@ -51,8 +51,12 @@ class SectionData:
 
     def without_layers(self, model: str) -> list[str]:
         """Return the criteria whose rows on a network do not say which layers they removed units from."""
-        removed = self.layers[model]["removed"]
-        return [name for name, shares in zip(self.criteria, removed, strict=True) if shares is None]
+        removed, curves = self.layers[model]["removed"], self.models[model][ALL_SHOTS]["top1"]
+        return [
+            name
+            for name, shares, curve in zip(self.criteria, removed, curves, strict=True)
+            if shares is None and any(value is not None for value in curve)
+        ]
 
     def embedded(self, section: Section, suite: str, drawn: Sequence[Style], default_shots: int) -> Markup:
         """Return the section as JSON that can stand in a script element."""

@@ -102,7 +102,7 @@
     const table = document.getElementById(id);
     const text = DataTable.render.text();
     // Small screens leave out what is the same in all lines.
-    const constant = (i) => lines.length > 1 && lines.every((line) => line[i] === lines[0][i]);
+    const constant = (i) => lines.length > 1 && new Set(lines.map((line) => line[i]).filter((value) => value !== "")).size < 2;
     table.append(element("caption", {}, element("span", {}, caption)));
     return new DataTable(table, {
       data: lines,
@@ -162,7 +162,7 @@
     const shown = (values) => [...values.map((value) => percent(value)), ...(names.length === 2 ? [values.includes(NaN) ? "–" : signed(values[0] - values[1])] : [])];
     const networks = [...grouped(found, networkOf).values()];
     const lines = networks.map((part) => [part[0].suite, part[0].model, part[0].granularity, ...shown(of(part))]);
-    if (networks.length > 1) lines.push(["all", "", "", ...shown(of(found))]);
+    if (networks.length > 1) lines.push(["", "all", "", ...shown(of(found))]);
     const heads = [["suite"], ["network"], ["units"], ...names.map((name) => [name, 1]), ...(names.length === 2 ? [["first − second", 1]] : [])];
     return tabulate("network-table", heads, lines, rate === "" ? "A_PR in %" : "Top-1 accuracy in %");
   };
