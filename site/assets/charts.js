@@ -171,7 +171,7 @@
       for (const p of all) p.dark = p.behind < 0.5 * most;
       const columns = new Set(all.map((p) => p.column)).size;
       // Titles of columns stand upright where they would hit each other.
-      const angle = (plot.clientWidth - 190) / columns < 150 ? -50 : 0;
+      const angle = (plot.clientWidth - 190) / columns < 150 ? -90 : 0;
       return { width: 240 + 190 * columns, config: { axisTop: { labelAngle: angle } }, names: { least: 0, most, height: 21 * mean.size }, datasets: { all }, says: "" };
     },
     layers(plot) {

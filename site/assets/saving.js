@@ -20,7 +20,8 @@
     }
     const copy = cell.cloneNode(true);
     for (const found of copy.querySelectorAll(aside)) found.remove();
-    const text = tidy(copy.textContent);
+    // Where a tag is all that a cell holds, it is the value.
+    const text = tidy(copy.textContent) || tidy(cell.querySelector(".tag")?.textContent ?? "");
     return [cell.matches(".number") ? number(text) : blank(text), parts];
   };
   const titleOf = (head, part) => {
@@ -28,7 +29,9 @@
     for (const found of copy.querySelectorAll(".dt-column-order, br + .quiet a")) found.remove();
     for (const line of copy.querySelectorAll("br")) line.replaceWith(", ");
     const name = head.dataset.name ?? tidy(copy.textContent);
-    return [name, ...(part ? [part] : []), ...(head.dataset.unit ? [`in ${head.dataset.unit}`] : [])].join(" ");
+    // A part with a unit of its own says it.
+    const unit = head.dataset.unit && !part?.startsWith("in ") ? [`in ${head.dataset.unit}`] : [];
+    return [name, ...(part ? [part] : []), ...unit].join(" ");
   };
 
   // For each column its head and cells, which DataTables holds where it hides columns or has pages.
@@ -39,7 +42,7 @@
       return [...table.tHead.rows[0].cells].map((head, i) => ({ head, cells: rows.map((row) => spread(row)[i]) }));
     }
     const rows = grid.rows({ search: "applied", order: "applied" }).indexes().toArray();
-    const shown = grid.columns(onlyShown ? ":visible" : null).indexes().toArray();
+    const shown = (onlyShown ? grid.columns(":visible") : grid.columns()).indexes().toArray();
     return shown.map((i) => ({ head: grid.column(i).header(), cells: rows.map((row) => grid.cell(row, i).node() ?? grid.cell(row, i).data()) }));
   };
   const gridOf = (table) => (typeof DataTable !== "undefined" && DataTable.isDataTable(table) ? new DataTable.Api(table) : null);
