@@ -382,7 +382,7 @@ def test_a_chip_has_the_colour_of_its_line(visit):
 def test_a_mark_of_a_chart_opens_its_rows(visit):
     page = visit("suites/digits.html")
     heat = drawn(page, "#heat")
-    heat.locator("g.cells_marks path, g.mark-rect path").first.click(position={"x": 4, "y": 4})
+    heat.locator("g.numbers_marks text").first.click()
     page.wait_for_selector("html[data-rows=ready]", state="attached")
 
     assert query(page).keys() == {"suite", "criterion", "granularity", "model"}
