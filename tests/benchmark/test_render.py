@@ -169,7 +169,7 @@ def test_every_number_of_the_ranking_is_the_statistics_own(site, rows):
     summary = summarise(areas, by)
     by_shots = summarise(areas, (*by, "shots")).set_index(["granularity", "criterion", "shots"])["a_pr_mean"]
     possible = standings(areas, by).set_index(["granularity", "criterion"])
-    at_half = curves(rows, by).set_index(["granularity", "criterion", "rate"])["mean"]
+    at_half = curves(rows, by).set_index(["granularity", "criterion", "rate"])
     shown = [table for table in Page(read(site)).tables if table[0][0].strip() == "rank"]
 
     assert len(shown) == 3
@@ -186,9 +186,12 @@ def test_every_number_of_the_ranking_is_the_statistics_own(site, rows):
             assert told["looks at"] == synthetic.CRITERIA[name][1]
             assert told["APR"] == f"{100 * line.a_pr_mean:.2f}"
             assert told["95 % interval"] == f"{100 * line.a_pr_low:.2f} to {100 * line.a_pr_high:.2f}"
-            assert told["wins"] == f"{100 * possible.loc[(granularity, name), 'win_rate']:.0f}"
-            assert told["Top-PR"] == f"{100 * line.top_pr_mean:.1f}"
-            assert told["accuracy at 50 %"] == f"{100 * at_half[granularity, name, 0.5]:.2f}"
+            won, least, most = 100 * possible.loc[(granularity, name), ["win_rate", "win_rate_low", "win_rate_high"]]
+            assert told["wins"] == f"{won:.0f} {least:.0f} to {most:.0f}"
+            top_pr = [100 * getattr(line, f"top_pr_{end}") for end in ("mean", "low", "high")]
+            assert [float(text) for text in told["Top-PR"].replace("to", "").split()] == pytest.approx(top_pr, abs=0.0551)
+            accuracy = 100 * at_half.loc[(granularity, name, 0.5), ["mean", "low", "high"]]
+            assert told["accuracy at 50 %"] == "{:.2f} {:.2f} to {:.2f}".format(*accuracy)
             assert told["1 image"] == f"{100 * by_shots[granularity, name, 1]:.2f}"
             assert told["10 images"] == f"{100 * by_shots[granularity, name, 10]:.2f}"
             assert told["AUC"].split()[0] == f"{line.auc_trapz_mean:.4f}"
@@ -212,7 +215,7 @@ def test_sizes_are_those_of_the_rows(site, rows):
         told = {head: cell.strip() for head, cell in zip(heads, cells, strict=True)}
         name = told["criterion"].split()[0]
         assert float(told["parameters at 50 %"]) == pytest.approx(100 * at_half[name], abs=0.0501)
-        assert float(told["parameters at Top-PR"]) == pytest.approx(100 * at_top_pr[name], abs=0.0501)
+        assert float(told["parameters at Top-PR: 95 % of the unpruned"]) == pytest.approx(100 * at_top_pr[name], abs=0.0501)
 
 
 def test_table_by_network_shows_the_unpruned_accuracy(site, rows):
