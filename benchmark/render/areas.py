@@ -26,7 +26,9 @@ def areas_script(suite: str, areas: pd.DataFrame) -> str:
     scaled = np.rint(grid.to_numpy(dtype=float).T * 10**_DECIMALS)
     content: dict[str, Any] = {
         "suite": suite,
-        "cells": [[str(model), str(granularity), int(seed), int(shots)] for model, granularity, seed, shots in grid.index],
+        "cells": [
+            [str(model), str(granularity), int(seed), int(shots)] for model, granularity, seed, shots in grid.index
+        ],
         "a_pr": {
             str(name): [None if np.isnan(value) else int(value) for value in values]
             for name, values in zip(grid.columns, scaled, strict=True)

@@ -147,7 +147,9 @@ def _cost() -> _Layers:
 
 
 def _heat() -> _Layers:
-    x = alt.X("column:N", sort=None, title=None, axis=alt.Axis(orient="top", labelLimit=170, labelOverlap=False, ticks=False))
+    x = alt.X(
+        "column:N", sort=None, title=None, axis=alt.Axis(orient="top", labelLimit=170, labelOverlap=False, ticks=False)
+    )
     y = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=190, ticks=False))
     colour = alt.Color(
         "behind:Q",

@@ -239,7 +239,8 @@
     const figure = plot.closest("figure");
     if (figure.querySelector(".save")) return;
     const save = async (kind) => {
-      const { view } = drawn.get(plot);
+      const view = drawn.get(plot)?.view;
+      if (!view) return;
       const content = kind === "svg"
         ? new Blob([await view.toSVG()], { type: "image/svg+xml" })
         : await new Promise((done) => view.toCanvas(2).then((canvas) => canvas.toBlob(done, "image/png")));
@@ -255,6 +256,13 @@
 
   const draw = async (plot) => {
     const made = kinds[plot.dataset.kind](plot);
+    if (!made.datasets.all.length) {
+      // The table says that nothing passes the filters.
+      drawn.get(plot)?.finalize();
+      drawn.set(plot, null);
+      plot.replaceChildren();
+      return;
+    }
     const names = { ...made.names, text: pruneboard.colour("--text"), page: pruneboard.colour("--page"), description: [plot.dataset.label, made.says].filter(Boolean).join(", ") };
     const spec = fill(templates[made.template ?? plot.dataset.kind], names);
     if (plot.dataset.kind === "protocols") spec.height = 200;

@@ -189,7 +189,9 @@ def test_every_number_of_the_ranking_is_the_statistics_own(site, rows):
             won, least, most = 100 * possible.loc[(granularity, name), ["win_rate", "win_rate_low", "win_rate_high"]]
             assert told["wins"] == f"{won:.0f} {least:.0f} to {most:.0f}"
             top_pr = [100 * getattr(line, f"top_pr_{end}") for end in ("mean", "low", "high")]
-            assert [float(text) for text in told["Top-PR"].replace("to", "").split()] == pytest.approx(top_pr, abs=0.0551)
+            assert [float(text) for text in told["Top-PR"].replace("to", "").split()] == pytest.approx(
+                top_pr, abs=0.0551
+            )
             accuracy = 100 * at_half.loc[(granularity, name, 0.5), ["mean", "low", "high"]]
             assert told["accuracy at 50 %"] == "{:.2f} {:.2f} to {:.2f}".format(*accuracy)
             assert told["1 image"] == f"{100 * by_shots[granularity, name, 1]:.2f}"
@@ -215,7 +217,9 @@ def test_sizes_are_those_of_the_rows(site, rows):
         told = {head: cell.strip() for head, cell in zip(heads, cells, strict=True)}
         name = told["criterion"].split()[0]
         assert float(told["parameters at 50 %"]) == pytest.approx(100 * at_half[name], abs=0.0501)
-        assert float(told["parameters at Top-PR: 95 % of the unpruned"]) == pytest.approx(100 * at_top_pr[name], abs=0.0501)
+        assert float(told["parameters at Top-PR: 95 % of the unpruned"]) == pytest.approx(
+            100 * at_top_pr[name], abs=0.0501
+        )
 
 
 def test_table_by_network_shows_the_unpruned_accuracy(site, rows):
@@ -814,7 +818,11 @@ def test_areas_hold_a_pr_of_every_criterion_in_every_cell(rows):
 
     assert json.loads(name) == "areas/digits"
     values = areas.set_index(["criterion", "model", "granularity", "seed", "shots"])["a_pr"]
-    given = {(who, *cell): value for who, line in found["a_pr"].items() for cell, value in zip(found["cells"], line, strict=True)}
+    given = {
+        (who, *cell): value
+        for who, line in found["a_pr"].items()
+        for cell, value in zip(found["cells"], line, strict=True)
+    }
     assert {key: value for key, value in given.items() if value is not None}.keys() == set(values.index)
     for key, value in values.items():
         assert given[key] / 1e8 == pytest.approx(value, abs=1e-8)

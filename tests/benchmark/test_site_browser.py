@@ -198,7 +198,9 @@ def test_wins_are_counted_from_one_small_file_instead_of_the_rows_of_all(visit, 
     page = visit(name)
     opened(page, page.locator(link).first)
     sizes = loaded_by(page, site)
-    data = [file for file in sizes if file not in ("rows.html",) and (file == "digits.js" or file.startswith("digits."))]
+    data = [
+        file for file in sizes if file not in ("rows.html",) and (file == "digits.js" or file.startswith("digits."))
+    ]
 
     assert len(data) == 2
     assert sizes["digits.js"] < 60_000
@@ -224,7 +226,9 @@ def test_pages_and_charts_follow_the_colour_scheme_and_the_switch(visit):
     assert page.evaluate(paint) == "rgb(255, 255, 255)"
 
 
-@pytest.mark.parametrize("name", ["criteria.html", "criteria/taylor.html", "models/digits_vit.html", "method.html", "changes.html"])
+@pytest.mark.parametrize(
+    "name", ["criteria.html", "criteria/taylor.html", "models/digits_vit.html", "method.html", "changes.html"]
+)
 def test_pages_without_charts_have_the_theme_switch_too(visit, name):
     page = visit(name)
     page.locator("[data-theme-switch]").click(click_count=2)
@@ -236,7 +240,9 @@ def test_a_dark_page_is_printed_light_with_all_its_charts(visit):
     page = visit("suites/digits.html", scheme="dark")
     surfaces = "[...document.querySelectorAll('.plot svg.marks')].map(svg => svg.style.backgroundColor)"
     # Added before the page's own listeners, it sees what was printed.
-    page.add_init_script(f"addEventListener('afterprint', () => (document.body.dataset.printed = {surfaces}.join(';')))")
+    page.add_init_script(
+        f"addEventListener('afterprint', () => (document.body.dataset.printed = {surfaces}.join(';')))"
+    )
     page.reload()
     drawn(page, "#curve-filters-1")
     assert set(page.evaluate(surfaces)) == {"rgb(20, 23, 27)"}
@@ -253,8 +259,13 @@ def test_what_is_printed_shows_commands_whole_and_tags_no_larger_than_their_text
     page = visit("index.html")
     page.emulate_media(media="print")
 
-    assert {page.locator("pre").nth(i).evaluate("e => getComputedStyle(e).whiteSpace") for i in range(page.locator("pre").count())} == {"pre-wrap"}
-    sizes = page.locator("table .tag").first.evaluate("e => [e, e.parentElement].map(x => parseFloat(getComputedStyle(x).fontSize))")
+    assert {
+        page.locator("pre").nth(i).evaluate("e => getComputedStyle(e).whiteSpace")
+        for i in range(page.locator("pre").count())
+    } == {"pre-wrap"}
+    sizes = page.locator("table .tag").first.evaluate(
+        "e => [e, e.parentElement].map(x => parseFloat(getComputedStyle(x).fontSize))"
+    )
     assert sizes[0] < sizes[1]
     assert page.locator("h2").first.evaluate("e => getComputedStyle(e).breakAfter") == "avoid"
 
@@ -309,7 +320,11 @@ def test_rankings_are_sorted_and_the_address_keeps_the_order(visit):
 def test_the_first_click_brings_the_best_to_the_top(visit, head):
     page = visit("suites/digits.html?shots=5")
     table = page.locator("table.ranking").first
-    column = table.locator("thead th[data-name=A_PR][data-best]") if head == "A_PR" else table.locator("thead th", has_text=head)
+    column = (
+        table.locator("thead th[data-name=A_PR][data-best]")
+        if head == "A_PR"
+        else table.locator("thead th", has_text=head)
+    )
     column.click()
     until(page, lambda: column.get_attribute("aria-sort") == "descending")
     key = {"A_PR": "a_pr", "wins": "wins", "Top-PR": "top_pr", "accuracy at": "top1"}[head]
@@ -360,18 +375,24 @@ def test_charts_show_what_the_filters_let_pass(visit):
 
 
 def test_a_filter_without_a_hit_says_so_once(visit):
-    page = visit("suites/digits.html?search=nothing_like_it")
-    drawn(page, "#curve-filters-1")
+    page = visit("suites/digits.html")
+    curve = drawn(page, "#curve-filters-1")
+    page.locator("input[name=search]").fill("nothing_like_it")
+    until(page, lambda: curve.locator("svg").count() == 0)
     section = page.locator("section[data-granularity=filters]")
 
     assert section.get_by_text("No criterion fits").count() == 1
     assert "No matching" not in section.inner_text()
+    page.locator("[data-reset]").click()
+    until(page, lambda: curve.locator("svg.marks").count() == 1)
 
 
 def test_a_chip_has_the_colour_of_its_line(visit):
     page = visit("suites/digits.html?show=taylor")
     plot = drawn(page, "#curve-filters-1")
-    line = plot.locator("g.lines_marks path, g.mark-line path").evaluate_all("paths => paths.map(p => p.getAttribute('stroke'))")
+    line = plot.locator("g.lines_marks path, g.mark-line path").evaluate_all(
+        "paths => paths.map(p => p.getAttribute('stroke'))"
+    )
     chip = page.locator("[data-legend=filters] .chip[aria-pressed=true]")
 
     assert chip.evaluate("e => e.style.getPropertyValue('--line-colour')") in line
