@@ -181,7 +181,7 @@
       const select = document.querySelector("select[data-key=rate]");
       const shown = rates.indexOf(nearest(rates, Number(state.get("rate", pruneboard.fallback(select)))));
       const all = numbers.criteria.flatMap((c, i) =>
-        fits(numbers, c) && removed[i] ? names.map((layer, k) => ({ name: label(c), layer, units: units[k], removed: removed[i][shown][k] / 100 })) : [],
+        fits(numbers, c) && removed[i] ? names.map((layer, k) => ({ name: label(c), layer, rows: rowsOf(numbers, c, { model: network.name, shots: numbers.default_shots, rate: rates[shown] }), units: units[k], removed: removed[i][shown][k] / 100 })) : [],
       );
       return { names: { height: 19 * new Set(all.map((p) => p.name)).size, x: `layers, from input to output, at ${Number((100 * rates[shown]).toFixed(2))} % removed` }, datasets: { all }, says: "" };
     },
@@ -189,7 +189,7 @@
       const numbers = data(plot.dataset.section);
       const { criteria, ranks, cliques } = numbers.diagram;
       const known = new Map(numbers.criteria.map((c) => [c.name, c]));
-      const shown = criteria.flatMap((name, i) => (known.get(name).leads ? [{ name: label(known.get(name)), rank: ranks[i], colour: hue(known.get(name)), plain: name }] : []));
+      const shown = criteria.flatMap((name, i) => (known.get(name).leads ? [{ name: label(known.get(name)), rank: ranks[i], rows: rowsOf(numbers, known.get(name), { show: "wins" }), colour: hue(known.get(name)), plain: name }] : []));
       const order = shown.map((p) => p.name);
       const last = Math.max(...ranks);
       const step = (last - Math.min(...ranks)) / 28;

@@ -23,10 +23,9 @@
     holder.textContent = value === null || value === undefined ? "–" : percent(value, decimals);
     cell.dataset.order = value ?? "";
     link(cell, change);
-    writeEnds(cell.querySelector("[data-ends]"), ...(ends ?? []), decimals);
+    if (ends) writeEnds(cell.querySelector("[data-ends]"), ...ends, decimals);
   };
   const writeEnds = (holder, low, high, decimals) => {
-    if (!holder) return;
     const end = (name, value) => element("span", { "data-part": name }, percent(value, decimals));
     holder.replaceChildren(...(low === null || low === undefined ? [] : [end("low", low), " to ", end("high", high)]));
   };
