@@ -147,7 +147,9 @@ def _cost() -> _Layers:
 
 
 def _heat() -> _Layers:
-    x = alt.X("column:N", sort=None, title=None, axis=alt.Axis(orient="top", labelAngle=0, labelLimit=150, ticks=False))
+    x = alt.X(
+        "column:N", sort=None, title=None, axis=alt.Axis(orient="top", labelLimit=170, labelOverlap=False, ticks=False)
+    )
     y = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=190, ticks=False))
     colour = alt.Color(
         "behind:Q",
@@ -168,7 +170,7 @@ def _heat() -> _Layers:
 
 
 def _layers() -> alt.Chart:
-    x = alt.X("layer:N", sort=None, title="@x", axis=alt.Axis(labelAngle=-45, labelLimit=110, labelOverlap=True))
+    x = alt.X("layer:N", sort=None, title="@x", axis=alt.Axis(labelAngle=-45, labelLimit=240, labelOverlap=True))
     y = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=190, ticks=False))
     colour = alt.Color(
         "removed:Q",

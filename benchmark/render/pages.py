@@ -14,6 +14,7 @@ from pruneboard.benchmark.catalogue import Catalogue
 from pruneboard.benchmark.claims import claim_table, evaluate_claims, load_claims, network_table
 from pruneboard.benchmark.errors import SiteError
 from pruneboard.benchmark.render.across import view_overall
+from pruneboard.benchmark.render.areas import areas_script
 from pruneboard.benchmark.render.charts import chart_templates
 from pruneboard.benchmark.render.entries import Credit, view_criteria, view_models
 from pruneboard.benchmark.render.finder import finder_data
@@ -121,7 +122,7 @@ def _check_input(rows: pd.DataFrame, suites: Sequence[Suite], sources: Mapping[s
 def _write(
     folder: Path, rows: pd.DataFrame, suites: Sequence[Suite], sources: Mapping[str, str], extras: Extras
 ) -> None:
-    for name in ("assets", "suites", "criteria", "models", "data", "data/rows"):
+    for name in ("assets", "suites", "criteria", "models", "data", "data/areas", "data/rows"):
         (folder / name).mkdir(parents=True)
     shown = with_display_names(rows)
     drawn = styles(shown)
@@ -131,6 +132,7 @@ def _write(
     write = _Writer(folder, make_environment(_SITE / "templates"), [page.view for page in pages], rows)
     for page in pages:
         _write_data(page, folder / "data")
+        write.text(f"data/areas/{page.view.suite.name}.js", areas_script(page.view.suite.name, page.view.areas))
         _write_suite(page, write, drawn, extras)
     _write_entries(shown, pages, write, extras)
     _write_index(shown, pages, write, drawn)

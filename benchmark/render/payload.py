@@ -30,7 +30,7 @@ class SectionData:
         ranking: for each key, columns over the criteria: `rank`, `a_pr`, `a_pr_low`, `a_pr_high`, `top_pr`, ...
         at: for each key, over criteria and rates: `top1`, `low`, `high`, `params` and `macs` left.
         models: for each network the same curves.
-        costs: seconds and bytes of scoring, for each criterion.
+        costs: seconds and bytes of scoring, for each criterion; 0 bytes where most jobs saw nothing.
         machine: where these were measured.
         layers: what each criterion removes from each layer, for each network.
     """
@@ -49,6 +49,15 @@ class SectionData:
         """Return A_PR of a criterion at each number of shots."""
         return [self.ranking[key]["a_pr"][criterion] for key in self.shots if key != ALL_SHOTS]
 
+    def without_layers(self, model: str) -> list[str]:
+        """Return the criteria whose rows on a network do not say which layers they removed units from."""
+        removed, curves = self.layers[model]["removed"], self.models[model][ALL_SHOTS]["top1"]
+        return [
+            name
+            for name, shares, curve in zip(self.criteria, removed, curves, strict=True)
+            if shares is None and any(value is not None for value in curve)
+        ]
+
     def embedded(self, section: Section, suite: str, drawn: Sequence[Style], default_shots: int) -> Markup:
         """Return the section as JSON that can stand in a script element."""
         style_of = {style.criterion: style for style in drawn}
@@ -63,6 +72,7 @@ class SectionData:
                         "name": name,
                         "slug": slug(name),
                         "family": style_of[name].family,
+                        "needs": lines[name].looks,
                         "light": style_of[name].light,
                         "dark": style_of[name].dark,
                         "dash": style_of[name].dash,
@@ -187,7 +197,7 @@ def _ranking(
         **{metric: summary[f"{metric}_mean"] for metric in ("a_pr", "top_pr")},
         **{f"{metric}_{end}": summary[f"{metric}_{end}"] for metric in ("a_pr", "top_pr") for end in ("low", "high")},
         **{f"{name}_kept": kept[name] for name in _SIZES},
-        "wins": possible["win_rate"],
+        **{f"wins{end}": possible[f"win_rate{end}"] for end in ("", "_low", "_high")},
     }
     ranks = {
         name: [None if pd.isna(rank) else int(rank) for rank in values]
@@ -197,14 +207,18 @@ def _ranking(
 
 
 def _costs(rows: pd.DataFrame, criteria: list[str]) -> tuple[dict[str, list[Any]], str]:
-    """Return mean seconds and largest memory of scoring, on the machine that measured most jobs, and its name."""
+    """Return mean seconds and median memory of scoring, on the machine that measured most jobs, and its name.
+
+    Memory is what a job took beyond what its process held already. Where most jobs took none the median is 0, which
+    says that nothing was seen, and not that scoring needs no memory.
+    """
     jobs = rows.drop_duplicates("key")
     machines = jobs["device"].astype(str) + ", " + jobs["threads"].astype(str) + " threads"
     machine = str(machines.value_counts().sort_index().idxmax())
     here = jobs.loc[machines == machine].astype({"score_seconds": float, "score_peak_bytes": float})
     groups = here.groupby("criterion")
     seconds = groups["score_seconds"].mean().reindex(criteria)
-    memory = groups["score_peak_bytes"].max().reindex(criteria)
+    memory = groups["score_peak_bytes"].median().reindex(criteria)
     return (
         {
             "seconds": [None if pd.isna(value) else float(f"{value:.3g}") for value in seconds],

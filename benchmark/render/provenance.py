@@ -32,6 +32,12 @@ class CriterionCard:
     parameters: str
     source: str
     link: str | None
+    tuned: bool = False
+
+    @property
+    def looks_at(self) -> str:
+        """What it looks at, tuning included."""
+        return self.needs + (" + tuning" if self.tuned else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +80,10 @@ def criterion_cards(rows: pd.DataFrame) -> tuple[CriterionCard, ...]:
                 "parameters",
             )
         )
-        if (part["tuning"].fillna("") != "").any():
+        tuned = bool((part["tuning"].fillna("") != "").any())
+        if tuned:
             parameters = "tuned for each network and kind of unit"
-        cards.append(CriterionCard(str(name), family, needs, version, parameters, source, web_link(source)))
+        cards.append(CriterionCard(str(name), family, needs, version, parameters, source, web_link(source), tuned))
     return tuple(cards)
 
 

@@ -1,6 +1,7 @@
 """The environment that pages are rendered in: everything is escaped, and unknown names are errors."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ def make_environment(folder: Path) -> jinja2.Environment:
         "count": _count,
         "bytes": _bytes,
         "prose": _prose,
+        "settings": _settings,
         "protocol": lambda name: _PROTOCOLS.get(name, name),
         "family_class": family_class,
         "display_name": display_name,
@@ -93,6 +95,21 @@ def _prose(text: str) -> Markup:
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if i % 2 else with_formulas(part) for i, part in enumerate(parts)
     )
+
+
+def _settings(text: str) -> str:
+    """Show parameters that are objects in JSON as `name = value`; whatever else they are is shown as it is."""
+    try:
+        found = json.loads(f"[{text}]")
+    except ValueError:
+        return text
+    if not all(isinstance(entry, dict) for entry in found):
+        return text
+    shown = (
+        ", ".join(f"{name} = {value if isinstance(value, str) else json.dumps(value)}" for name, value in entry.items())
+        for entry in found
+    )
+    return "; ".join(filter(None, shown)) or "–"
 
 
 def _bytes(number: float) -> str:

@@ -87,6 +87,11 @@ class Line:
     n_cells: int
     n_cells_grid: int
 
+    @property
+    def looks(self) -> str:
+        """What it looks at, as the filters take it: `free` (no data), `data` or `tuned`."""
+        return "tuned" if "tuning" in self.needs else "free" if self.needs == "nothing" else "data"
+
 
 @dataclasses.dataclass(frozen=True)
 class Section:

@@ -2,7 +2,7 @@
 
 // Draws the charts that come into view, with what is chosen, and draws them again when that changes.
 (() => {
-  const { state, element, json } = pruneboard;
+  const { state, element, json, nearest } = pruneboard;
   const drawn = new Map();
   const sections = new Map();
   const templates = json("templates");
@@ -20,13 +20,16 @@
   // Without a choice, the best of each family is in colour.
   const preset = (numbers) => {
     const seen = new Set();
-    return numbers.criteria.filter((c) => c.leads && c.ranked && !seen.has(c.family) && seen.add(c.family)).map((c) => c.slug);
+    return numbers.criteria.filter((c) => fits(numbers, c) && c.ranked && !seen.has(c.family) && seen.add(c.family)).map((c) => c.slug);
   };
   const chosen = (numbers) => {
     const text = state.get("show", null);
     const slugs = text === null ? preset(numbers) : text.split(".");
-    return numbers.criteria.filter((c) => c.leads && (slugs.includes(c.slug) || text === "all"));
+    return numbers.criteria.filter((c) => fits(numbers, c) && (slugs.includes(c.slug) || text === "all"));
   };
+  // Of criteria with the same results one is drawn, wherever the filters let any of them pass.
+  const fits = (numbers, criterion) =>
+    criterion.leads && (pruneboard.fits(criterion) || numbers.criteria.some((c) => criterion.twins.includes(c.name) && pruneboard.fits(c)));
 
   const fill = (value, names) => {
     if (typeof value === "string" && value.startsWith("@")) return value.slice(1) in names ? names[value.slice(1)] : value;
@@ -44,7 +47,7 @@
   const dashes = [[1, 0], [7, 3], [2, 2], [9, 3, 2, 3]];
   const linesOf = (numbers, record) => {
     const shown = chosen(numbers);
-    const all = numbers.criteria.flatMap((c, i) => (c.leads ? record(i).map((point) => ({ name: label(c), ...point })) : []));
+    const all = numbers.criteria.flatMap((c, i) => (fits(numbers, c) ? record(i, c).map((point) => ({ name: label(c), ...point })) : []));
     const names = new Set(shown.map(label));
     // Dashes tell the members of a family apart, in the order of the ranking.
     const dash = (c) => dashes[shown.filter((other) => other.family === c.family).indexOf(c) % dashes.length];
@@ -52,6 +55,12 @@
       names: { names: shown.map(label), colours: shown.map(hue), dashes: shown.map(dash) },
       datasets: { all, drawn: all.filter((p) => names.has(p.name)), context: all.filter((p) => !names.has(p.name)) },
     };
+  };
+
+  // The address of the rows behind a mark.
+  const rowsOf = (numbers, criterion, cell) => {
+    const given = Object.entries(cell).filter(([, value]) => value !== "all");
+    return `../rows.html?${new URLSearchParams([["suite", numbers.suite], ["criterion", criterion.name], ["granularity", numbers.granularity], ...given])}`;
   };
 
   // Where all lines stay high, the axis need not begin at zero.
@@ -97,14 +106,14 @@
       const curves = network.curves[shotsOf(numbers)];
       const axis = state.get("axis", "rate") in axes ? state.get("axis", "rate") : "rate";
       const [title, left] = axes[axis];
-      const made = linesOf(numbers, (i) =>
+      const made = linesOf(numbers, (i, c) =>
         numbers.rates.flatMap((rate, j) => {
           const y = fraction(curves.top1[i]?.[j]);
           const kept = left(curves, i, j);
           const x = axis === "rate" ? rate : kept === null || kept === undefined ? null : 1 - kept / 10000;
           if (y === null || x === null) return [];
           const ends = [curves.low?.[i]?.[j], curves.high?.[i]?.[j]];
-          return [{ rate, x, y, low: fraction(ends[0]), high: fraction(ends[1]), interval: interval(...ends), params: share(curves.params?.[i]?.[j]), macs: share(curves.macs?.[i]?.[j]) }];
+          return [{ rate, x, y, rows: rowsOf(numbers, c, { model: network.name, shots: shotsOf(numbers), rate }), low: fraction(ends[0]), high: fraction(ends[1]), interval: interval(...ends), params: share(curves.params?.[i]?.[j]), macs: share(curves.macs?.[i]?.[j]) }];
         }),
       );
       made.datasets.threshold = [{ y: 0.95 * fraction(network.unpruned) }];
@@ -113,12 +122,12 @@
     shots(plot) {
       const numbers = data(plot.dataset.section);
       const ticks = numbers.shots.filter((key) => key !== "all");
-      const made = linesOf(numbers, (i) =>
+      const made = linesOf(numbers, (i, c) =>
         ticks.flatMap((key) => {
           const columns = numbers.ranking[key];
           if (columns.a_pr[i] === null) return [];
           const ends = [columns.a_pr_low[i], columns.a_pr_high[i]];
-          return [{ x: Number(key), y: fraction(columns.a_pr[i]), low: fraction(ends[0]), high: fraction(ends[1]), interval: interval(...ends) }];
+          return [{ x: Number(key), y: fraction(columns.a_pr[i]), rows: rowsOf(numbers, c, { shots: key }), low: fraction(ends[0]), high: fraction(ends[1]), interval: interval(...ends) }];
         }),
       );
       return { ...made, names: { ...made.names, ticks: ticks.map(Number), x: "reference images per class", y: "A_PR" }, says: "" };
@@ -128,16 +137,19 @@
       const columns = numbers.ranking[shotsOf(numbers)];
       const shown = new Set(chosen(numbers).map((c) => c.slug));
       const all = numbers.criteria
-        .map((c, i) => ({ name: label(c), slug: c.slug, leads: c.leads, colour: hue(c), x: numbers.costs.seconds[i], y: fraction(columns.a_pr[i]), interval: interval(columns.a_pr_low[i], columns.a_pr_high[i]) }))
-        .filter((p) => p.leads && p.x > 0 && p.y !== null)
+        .map((c, i) => ({ name: label(c), slug: c.slug, drawn: fits(numbers, c), rows: rowsOf(numbers, c, { shots: shotsOf(numbers) }), colour: hue(c), x: numbers.costs.seconds[i], y: fraction(columns.a_pr[i]), interval: interval(columns.a_pr_low[i], columns.a_pr_high[i]) }))
+        .filter((p) => p.drawn && p.x > 0 && p.y !== null)
         .sort((a, b) => a.x - b.x || b.y - a.y);
       let best = -1;
       const front = all.filter((p) => p.y > best && ((best = p.y), true));
       const wanted = all.filter((p) => front.includes(p) || shown.has(p.slug));
       const [right, left] = spread(wanted, all, plot.clientWidth);
+      const says = plot.closest("figure").querySelector("[data-front]");
+      says.hidden = !front.length;
+      says.textContent = `On the dashed line, from cheap to dear: ${front.map((p) => p.name).join(", ")}.`;
       return { names: { x: "seconds of scoring", y: "A_PR" }, datasets: { all, front, right, left }, says: words(shotsOf(numbers)) };
     },
-    heat() {
+    heat(plot) {
       const parts = [...document.querySelectorAll("section[data-granularity]")].map((s) => data(s.dataset.granularity));
       const all = [];
       for (const numbers of parts) {
@@ -147,7 +159,7 @@
           const best = Math.max(...means.filter((value) => value !== null));
           const column = `${network.name}, ${numbers.granularity}`;
           numbers.criteria.forEach((c, i) => {
-            if (means[i] !== null) all.push({ name: c.name, column, value: fraction(means[i]), behind: fraction(best - means[i]) });
+            if (means[i] !== null && pruneboard.fits(c)) all.push({ name: c.name, column, rows: rowsOf(numbers, c, { model: network.name, shots: shotsOf(numbers) }), value: fraction(means[i]), behind: fraction(best - means[i]) });
           });
         }
       }
@@ -157,25 +169,27 @@
       const key = (name) => mean.get(name).reduce((a, b) => a + b, 0) / mean.get(name).length;
       all.sort((a, b) => key(a.name) - key(b.name) || a.name.localeCompare(b.name));
       for (const p of all) p.dark = p.behind < 0.5 * most;
-      return { width: 240 + 190 * new Set(all.map((p) => p.column)).size, names: { least: 0, most, height: 21 * mean.size }, datasets: { all }, says: "" };
+      const columns = new Set(all.map((p) => p.column)).size;
+      // Titles of columns stand upright where they would hit each other.
+      const angle = (plot.clientWidth - 190) / columns < 150 ? -90 : 0;
+      return { width: 240 + 190 * columns, config: { axisTop: { labelAngle: angle } }, names: { least: 0, most, height: 21 * mean.size }, datasets: { all }, says: "" };
     },
     layers(plot) {
       const numbers = data(plot.dataset.section);
       const network = numbers.networks[Number(plot.dataset.model)];
       const { names, units, rates, removed } = network.layers;
       const select = document.querySelector("select[data-key=rate]");
-      const wanted = Number(state.get("rate", pruneboard.fallback(select)));
-      const nearest = rates.reduce((best, rate, i) => (Math.abs(rate - wanted) < Math.abs(rates[best] - wanted) ? i : best), 0);
+      const shown = rates.indexOf(nearest(rates, Number(state.get("rate", pruneboard.fallback(select)))));
       const all = numbers.criteria.flatMap((c, i) =>
-        c.leads && removed[i] ? names.map((layer, k) => ({ name: label(c), layer, units: units[k], removed: removed[i][nearest][k] / 100 })) : [],
+        fits(numbers, c) && removed[i] ? names.map((layer, k) => ({ name: label(c), layer, rows: rowsOf(numbers, c, { model: network.name, shots: numbers.default_shots, rate: rates[shown] }), units: units[k], removed: removed[i][shown][k] / 100 })) : [],
       );
-      return { names: { height: 19 * new Set(all.map((p) => p.name)).size, x: `layers, from input to output, at ${Number((100 * rates[nearest]).toFixed(2))} % removed` }, datasets: { all }, says: "" };
+      return { names: { height: 19 * new Set(all.map((p) => p.name)).size, x: `layers, from input to output, at ${Number((100 * rates[shown]).toFixed(2))} % removed` }, datasets: { all }, says: "" };
     },
     ranks(plot) {
       const numbers = data(plot.dataset.section);
       const { criteria, ranks, cliques } = numbers.diagram;
       const known = new Map(numbers.criteria.map((c) => [c.name, c]));
-      const shown = criteria.flatMap((name, i) => (known.get(name).leads ? [{ name: label(known.get(name)), rank: ranks[i], colour: hue(known.get(name)), plain: name }] : []));
+      const shown = criteria.flatMap((name, i) => (known.get(name).leads ? [{ name: label(known.get(name)), rank: ranks[i], rows: rowsOf(numbers, known.get(name), { show: "wins" }), colour: hue(known.get(name)), plain: name }] : []));
       const order = shown.map((p) => p.name);
       const last = Math.max(...ranks);
       const step = (last - Math.min(...ranks)) / 28;
@@ -217,7 +231,7 @@
       // Each chart is named as a whole, and its numbers stand in tables.
       mark: { aria: false },
       axis: { ...axis, domainColor: line, tickColor: line, gridColor: line, labelOverlap: true, titlePadding: 8 },
-      legend: { ...axis, labelColor: text, labelLimit: 190, columns: Math.max(1, Math.floor(width / 200)), rowPadding: 3, columnPadding: 16 },
+      legend: { ...axis, labelColor: text, labelLimit: 190, columns: Math.max(1, Math.floor(width / 200)), symbolLimit: 12, rowPadding: 3, columnPadding: 16 },
     };
   };
 
@@ -225,7 +239,8 @@
     const figure = plot.closest("figure");
     if (figure.querySelector(".save")) return;
     const save = async (kind) => {
-      const { view } = drawn.get(plot);
+      const view = drawn.get(plot)?.view;
+      if (!view) return;
       const content = kind === "svg"
         ? new Blob([await view.toSVG()], { type: "image/svg+xml" })
         : await new Promise((done) => view.toCanvas(2).then((canvas) => canvas.toBlob(done, "image/png")));
@@ -241,6 +256,13 @@
 
   const draw = async (plot) => {
     const made = kinds[plot.dataset.kind](plot);
+    if (!made.datasets.all.length) {
+      // The table says that nothing passes the filters.
+      drawn.get(plot)?.finalize();
+      drawn.set(plot, null);
+      plot.replaceChildren();
+      return;
+    }
     const names = { ...made.names, text: pruneboard.colour("--text"), page: pruneboard.colour("--page"), description: [plot.dataset.label, made.says].filter(Boolean).join(", ") };
     const spec = fill(templates[made.template ?? plot.dataset.kind], names);
     if (plot.dataset.kind === "protocols") spec.height = 200;
@@ -249,13 +271,19 @@
       actions: false,
       // The interpreter evaluates expressions without eval, which the page's policy forbids.
       ast: true,
-      config: config(plot.clientWidth),
+      config: { ...config(plot.clientWidth), ...made.config },
       defaultStyle: false,
       // An empty layer is no reason for a warning.
       logLevel: 1,
+      formatLocale: { decimal: ".", thousands: ",", grouping: [3], currency: ["$", ""], percent: " %" },
       mode: "vega-lite",
       renderer: "svg",
       tooltip: { theme: pruneboard.isDark() ? "dark" : "light", disableDefaultStyle: true },
+    });
+    // Voronoi cells, which find the nearest mark, hold it as their datum.
+    const behind = (item) => (item?.datum?.datum ?? item?.datum)?.rows;
+    result.view.addEventListener("click", (event, item) => {
+      if (behind(item)) location.href = behind(item);
     });
     drawn.get(plot)?.finalize();
     drawn.set(plot, result);
@@ -296,14 +324,20 @@
       chips.append(button);
     }
     for (const criterion of numbers.criteria.filter((c) => c.leads)) {
-      const chip = element("button", { type: "button", class: `chip family-${criterion.family}`, "data-slug": criterion.slug }, label(criterion));
+      const chip = element("button", { type: "button", class: "chip", "data-slug": criterion.slug }, label(criterion));
       if (criterion.twins.length) chip.title = `same results: ${criterion.twins.join(", ")}`;
       chip.addEventListener("click", () => toggle(criterion.slug));
       chips.append(chip);
     }
+    const known = new Map(numbers.criteria.map((c) => [c.slug, c]));
     const mark = () => {
       const shown = new Set(chosen(numbers).map((c) => c.slug));
-      for (const chip of chips.querySelectorAll(".chip")) chip.setAttribute("aria-pressed", String(shown.has(chip.dataset.slug)));
+      for (const chip of chips.querySelectorAll(".chip")) {
+        const criterion = known.get(chip.dataset.slug);
+        chip.hidden = !fits(numbers, criterion);
+        chip.setAttribute("aria-pressed", String(shown.has(criterion.slug)));
+        chip.style.setProperty("--line-colour", hue(criterion));
+      }
     };
     mark();
     state.listen(mark);
@@ -319,8 +353,10 @@
   }, { rootMargin: "300px" });
   for (const plot of plots) seen.observe(plot);
   state.listen((keys) => {
-    if (keys.some((key) => ["theme", "shots", "rate", "axis", "show"].includes(key))) ask([...drawn.keys()]);
+    if (keys.some((key) => ["theme", "shots", "rate", "axis", "show", "family", "needs", "search"].includes(key))) ask([...drawn.keys()]);
   });
-  addEventListener("beforeprint", () => ask(plots.filter((plot) => !drawn.has(plot))));
+  // Paper holds all charts, in the light colours that the page has by then.
+  addEventListener("beforeprint", () => ask(plots));
+  addEventListener("afterprint", () => ask(plots));
   if (!plots.length) document.documentElement.dataset.charts = "drawn";
 })();

@@ -14,6 +14,11 @@
 
   const own = (object, key) => (Object.hasOwn(object, key) ? object[key] : undefined);
   const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
+  const median = (values) => {
+    const sorted = values.toSorted((a, b) => a - b);
+    const half = sorted.length >> 1;
+    return sorted.length % 2 ? sorted[half] : sorted.length ? (sorted[half - 1] + sorted[half]) / 2 : null;
+  };
   const grouped = (values, key) => {
     const groups = new Map();
     for (const value of values) {
@@ -38,7 +43,8 @@
   const needed = (q) =>
     q.suites.flatMap((suite) => {
       const of = own(files, suite) ?? {};
-      return (q.wins ? Object.keys(of) : q.criteria).map((name) => own(of, name)).filter(Boolean);
+      const rows = (q.wins ? q.criteria.slice(0, 1) : q.criteria).map((name) => own(of, name)).filter(Boolean);
+      return q.wins && own(files, suite) ? [...rows, `areas/${suite}`] : rows;
     });
 
   pruneboard.receive = (file, content) => {
@@ -64,6 +70,12 @@
     }));
   };
 
+  // A_PR of every criterion in each cell of a suite, which is what wins are counted by.
+  const areas = (content) =>
+    Object.entries(content.a_pr).flatMap(([criterion, values]) =>
+      content.cells.flatMap(([model, granularity, seed, shots], i) =>
+        values[i] === null ? [] : [{ suite: content.suite, criterion, model, granularity, seed, shots, a_pr: values[i] / 1e8 }]));
+
   const options = (key, values, any, wanted = state.get(key)) => {
     const control = select(key);
     control.replaceChildren(...(any ? [element("option", { value: "" }, any)] : []), ...values.map((v) => element("option", { value: v }, v)));
@@ -76,15 +88,27 @@
   const signed = (value) => `${value < 0 ? "−" : "+"}${percent(Math.abs(value))}`;
   const bytes = (value) => (value === null ? "–" : value < 1e9 ? `${Number((value / 1e6).toPrecision(3))} MB` : `${Number((value / 1e9).toPrecision(3))} GB`);
 
+  // Parameters are an object in JSON; whatever else they are is shown as it is.
+  const settings = (text) => {
+    try {
+      const found = Object.entries(JSON.parse(text));
+      return found.map(([name, value]) => `${name} = ${typeof value === "string" ? value : JSON.stringify(value)}`).join(", ") || "–";
+    } catch {
+      return text;
+    }
+  };
+
   const tabulate = (id, heads, lines, caption) => {
     const table = document.getElementById(id);
     const text = DataTable.render.text();
+    // Small screens leave out what is the same in all lines.
+    const constant = (i) => lines.length > 1 && new Set(lines.map((line) => line[i]).filter((value) => value !== "")).size < 2;
     table.append(element("caption", {}, element("span", {}, caption)));
     return new DataTable(table, {
       data: lines,
       deferRender: true,
       // Whatever rows hold is shown as text; titles, which may be names of criteria, are taken for HTML.
-      columns: heads.map(([title, numeric]) => ({ title: element("span", {}, title).innerHTML, render: text, className: numeric ? "number" : "reason", type: numeric ? "num" : "string" })),
+      columns: heads.map(([title, numeric], i) => ({ title: element("span", {}, title).innerHTML, render: text, className: [numeric ? "number" : "reason", ...(constant(i) ? ["constant"] : [])].join(" "), type: numeric ? "num" : "string" })),
       paging: lines.length > 100, pageLength: 100, lengthChange: false, searching: false, info: false, autoWidth: false, order: [],
       layout: { topStart: null, topEnd: null, bottomStart: lines.length > 100 ? "paging" : null, bottomEnd: null },
     });
@@ -118,8 +142,8 @@
     const machines = [...grouped(timed, (job) => `${job.device}, ${count(job.threads, "thread")}`)].sort((a, b) => b[1].length - a[1].length);
     if (machines.length) {
       const [machine, here] = machines[0];
-      const most = here.map((job) => job.score_peak_bytes).filter((value) => value !== null);
-      lines.push(["Scoring", `${Number(mean(here.map((job) => job.score_seconds)).toPrecision(3))} s on average${most.length ? `, ${bytes(Math.max(...most))} of memory at most` : ""}, in ${count(here.length, "job")} on ${machine}`]);
+      const memory = median(here.map((job) => job.score_peak_bytes).filter((value) => value !== null));
+      lines.push(["Scoring", `${Number(mean(here.map((job) => job.score_seconds)).toPrecision(3))} s on average${memory ? `, ${bytes(memory)} of memory in the median` : ""}, in ${count(here.length, "job")} on ${machine}`]);
     }
     return element("dl", { class: "facts" }, ...lines.filter(([, text]) => !text.startsWith("–")).map(([term, text]) => element("div", {}, element("dt", {}, term), element("dd", {}, text))));
   };
@@ -138,14 +162,13 @@
     const shown = (values) => [...values.map((value) => percent(value)), ...(names.length === 2 ? [values.includes(NaN) ? "–" : signed(values[0] - values[1])] : [])];
     const networks = [...grouped(found, networkOf).values()];
     const lines = networks.map((part) => [part[0].suite, part[0].model, part[0].granularity, ...shown(of(part))]);
-    if (networks.length > 1) lines.push(["all", "", "", ...shown(of(found))]);
+    if (networks.length > 1) lines.push(["", "all", "", ...shown(of(found))]);
     const heads = [["suite"], ["network"], ["units"], ...names.map((name) => [name, 1]), ...(names.length === 2 ? [["first − second", 1]] : [])];
     return tabulate("network-table", heads, lines, rate === "" ? "A_PR in %" : "Top-1 accuracy in %");
   };
 
   // How often a criterion has the higher A_PR: on the same network, seed and images, or on each of the pooled networks.
-  const standing = (everything, name, q) => {
-    const curves = curvesOf(everything);
+  const standing = (curves, name, q) => {
     const all = new Set(curves.map(curveKey));
     const complete = [...grouped(curves, (c) => c.criterion)].filter(([, part]) => part.length === all.size);
     const groupOf = q.pooled ? networkOf : (c) => c.seed;
@@ -156,14 +179,13 @@
     const average = (of) => mean([...grouped([...of.values()], (cell) => cell.group).values()].map((part) => mean(part.map((cell) => cell.value))));
     return [...cells].filter(([rival]) => rival !== name).map(([rival, theirs]) => {
       const gaps = [...mine].map(([cell, { group, value }]) => ({ group, gap: value - theirs.get(cell).value }));
-      // Rows hold six digits.
-      const won = ({ gap }) => (Math.abs(gap) < 7e-7 ? 0.5 : gap > 0 ? 1 : 0);
+      const won = ({ gap }) => (Math.abs(gap) < 1e-8 ? 0.5 : gap > 0 ? 1 : 0);
       const tally = (score) => gaps.filter((g) => won(g) === score).length;
       return { rival, value: average(theirs), lead: average(mine) - average(theirs), won: tally(1), tied: tally(0.5), lost: tally(0), share: mean([...grouped(gaps, (g) => g.group).values()].map((part) => mean(part.map(won)))) };
     }).sort((a, b) => a.share - b.share);
   };
-  const showWins = (everything, q) => {
-    const rivals = standing(everything, q.criteria[0], q);
+  const showWins = (curves, q) => {
+    const rivals = standing(curves, q.criteria[0], q);
     if (!rivals?.length) {
       summary.append(element("p", { class: "note" }, `${q.criteria[0]} lacks results that others have, or has no others beside it, so that nothing is compared.`));
       return [];
@@ -191,9 +213,10 @@
     document.getElementById(id).closest("section").hidden = !shown;
   };
   const show = (q) => {
-    const contents = needed(q).map((file) => loaded.get(file));
+    const [summaries, contents] = [true, false].map((wanted) => needed(q).filter((file) => file.startsWith("areas/") === wanted).map((file) => loaded.get(file)));
     const inside = (row) => (!q.networks.size || q.networks.has(networkOf(row))) && (!q.seeds || q.seeds.has(String(row.seed)));
-    const every = contents.flatMap(points).filter((p) => inside(p) && (!q.images || q.images.has(String(p.shots))));
+    const insideToo = (p) => inside(p) && (!q.images || q.images.has(String(p.shots)));
+    const every = contents.flatMap(points).filter(insideToo);
     const everyJob = contents.flatMap(jobs).filter(inside);
     const chosen = new Set(q.criteria);
     const everything = every.filter((p) => chosen.has(p.criterion));
@@ -208,7 +231,7 @@
     summary.replaceChildren();
     const fresh = found.filter((p) => !p.stale);
     const one = new Set(fresh.map((p) => p.criterion)).size === 1;
-    if (q.wins) tables.push(...showWins(every.filter((p) => !p.stale && fits(p, ["granularity", "model", "shots", "seed"])), q));
+    if (q.wins) tables.push(...showWins(summaries.flatMap(areas).filter((p) => insideToo(p) && fits(p, ["granularity", "model", "shots", "seed"])), q));
     else if (fresh.length) summary.append(...verdict(fresh, wanted.rate, q), ...(one ? [facts(fresh, used, wanted.rate, q)] : []));
     else summary.append(element("p", {}, used.length ? "The jobs below have no result." : "No rows fit."));
     heading("win-table", q.wins && tables.length);
@@ -227,8 +250,8 @@
         found.map((p) => [...extra(p), p.model, p.granularity, p.seed, p.shots, p.rate, p.n_units_removed, percent(p.top1), percent(p.top5), p.cross_entropy === null ? "–" : p.cross_entropy.toFixed(4), p.params_left ?? "–", p.macs_left ?? "–", p.n_images, `${p.key.slice(0, 10)}${p.stale ? " (out of date)" : ""}`]),
         `${count(found.length, "row")} of ${whose}`),
       tabulate("job-table",
-        [["job"], ...more.map((name) => [name]), ["network"], ["units"], ["seed", 1], ["status"], ["parameters"], ["version", 1], ["scoring in s", 1], ["memory", 1], ["device"], ["code"], ["libraries"], ["measured (UTC)"]],
-        used.map((job) => [job.key.slice(0, 10), ...extra(job), job.model, job.granularity, job.seed, job.status === "ok" ? (job.stale ? "ok, out of date" : "ok") : `${job.status}: ${job.reason}`, job.parameters, job.criterion_version, job.score_seconds === null ? "–" : job.score_seconds.toPrecision(3), bytes(job.score_peak_bytes), `${job.device}, ${count(job.threads, "thread")}`, `pruneboard ${job.pruneboard}${job.commit ? `, ${job.commit.slice(0, 10)}${job.clean ? "" : " with changes"}` : ""}`, `Python ${job.python}, torch ${job.torch}, timm ${job.timm}, zennit ${job.zennit}`, job.time_utc]),
+        [["job"], ...more.map((name) => [name]), ["network"], ["units"], ["seed", 1], ["status"], ["parameters"], ["version", 1], ["scoring in s", 1], ["memory in MB", 1], ["device"], ["code"], ["libraries"], ["measured (UTC)"]],
+        used.map((job) => [job.key.slice(0, 10), ...extra(job), job.model, job.granularity, job.seed, job.status === "ok" ? (job.stale ? "ok, out of date" : "ok") : `${job.status}: ${job.reason}`, settings(job.parameters), job.criterion_version, job.score_seconds === null ? "–" : job.score_seconds.toPrecision(3), job.score_peak_bytes ? Number((job.score_peak_bytes / 1e6).toPrecision(3)) : "–", `${job.device}, ${count(job.threads, "thread")}`, `pruneboard ${job.pruneboard}${job.commit ? `, ${job.commit.slice(0, 10)}${job.clean ? "" : " with changes"}` : ""}`, `Python ${job.python}, torch ${job.torch}, timm ${job.timm}, zennit ${job.zennit}`, job.time_utc]),
         count(used.length, "job")),
     );
     document.documentElement.dataset.rows = "ready";
@@ -250,7 +273,7 @@
     if (!q.criteria.length) return void state.set({ criterion: criterion || names[0] });
     const missing = needed(q).filter((file) => !loaded.has(file));
     if (!missing.length) show(q);
-    else for (const file of missing) document.head.append(element("script", { src: `data/rows/${file}.js` }));
+    else for (const file of missing) document.head.append(element("script", { src: `data/${file.startsWith("areas/") ? file : `rows/${file}`}.js` }));
   };
 
   form.addEventListener("change", ({ target }) => {

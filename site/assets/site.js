@@ -1,6 +1,6 @@
 "use strict";
 
-// What all scripts share: the state in the address, the theme, pickers, and files to save.
+// What scripts share: the state in the address, colours, pickers, and files to save.
 const pruneboard = (() => {
   const listeners = [];
   const parameters = () => new URLSearchParams(location.search);
@@ -31,6 +31,12 @@ const pruneboard = (() => {
   };
 
   const json = (id) => JSON.parse(document.getElementById(id).textContent);
+  const nearest = (values, wanted) => values.reduce((best, value) => (best === undefined || Math.abs(value - wanted) < Math.abs(best - wanted) ? value : best), undefined);
+  // Whether a criterion passes the filters of the toolbar.
+  const fits = ({ name, family, needs }) => {
+    const wanted = { family: state.get("family"), needs: state.get("needs") };
+    return (!wanted.family || family === wanted.family) && (!wanted.needs || needs === wanted.needs) && name.toLowerCase().includes(state.get("search").toLowerCase());
+  };
   const percent = (hundredths, decimals = 2) => (hundredths / 100).toFixed(decimals);
 
   // A control stands for a key of the state; its first or selected value is what holds without one in the address.
@@ -54,27 +60,6 @@ const pruneboard = (() => {
     control.hidden = false;
   };
 
-  const themes = ["auto", "light", "dark"];
-  const themeSwitch = () => {
-    const button = document.querySelector("[data-theme-switch]");
-    const root = document.documentElement;
-    const label = () => (button.querySelector("span").textContent = root.dataset.theme ?? "auto");
-    label();
-    button.hidden = false;
-    button.addEventListener("click", () => {
-      const next = themes[(themes.indexOf(root.dataset.theme ?? "auto") + 1) % themes.length];
-      if (next === "auto") delete root.dataset.theme;
-      else root.dataset.theme = next;
-      try {
-        localStorage.setItem("pruneboard-theme", next);
-      } catch {
-        // It then holds for this page only.
-      }
-      label();
-      for (const listen of listeners) listen(["theme"]);
-    });
-  };
-
   const isDark = () => {
     const chosen = document.documentElement.dataset.theme;
     return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
@@ -88,37 +73,13 @@ const pruneboard = (() => {
     return found;
   };
 
-  const cells = (table) =>
-    [...table.rows]
-      .filter((row) => !row.hidden)
-      .map((row) => [...row.cells].filter((cell) => !cell.hidden).map((cell) => cell.innerText.replace(/\s+/g, " ").trim()));
-  const asCsv = (lines) => lines.map((line) => line.map((c) => (/[",\n]/.test(c) ? `"${c.replaceAll('"', '""')}"` : c)).join(",")).join("\n");
-  const special = { "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "–": "--", "−": "$-$", "±": "$\\pm$", "≠": "$\\ne$", "→": "$\\to$" };
-  const asLatex = (lines) => {
-    const escape = (text) => text.replace(/[\\~^–−±≠→]|[&%$#_{}]/g, (c) => special[c] ?? `\\${c}`);
-    const [head, ...body] = lines.map((line) => `${line.map(escape).join(" & ")} \\\\`);
-    const columns = `l${"r".repeat(Math.max(0, lines[0].length - 1))}`;
-    return [`\\begin{tabular}{${columns}}`, "\\hline", head, "\\hline", ...body, "\\hline", "\\end{tabular}"].join("\n");
-  };
   const download = (name, content) => {
     const address = URL.createObjectURL(content);
     element("a", { href: address, download: name }).click();
     setTimeout(() => URL.revokeObjectURL(address), 1000);
   };
-  const saving = (holder) => {
-    const within = holder.closest("section") ?? document;
-    holder.hidden = false;
-    holder.addEventListener("click", (event) => {
-      const format = event.target.closest("button")?.dataset.format;
-      if (!format) return;
-      const lines = cells(within.querySelector("table[data-ranking], table[data-saved]"));
-      if (format === "csv") download(`${holder.dataset.save}.csv`, new Blob([`${asCsv(lines)}\n`], { type: "text/csv" }));
-      else download(`${holder.dataset.save}.tex`, new Blob([`${asLatex(lines)}\n`], { type: "application/x-tex" }));
-    });
-  };
 
   const start = () => {
-    themeSwitch();
     for (const control of document.querySelectorAll("[data-toolbar] [data-key], fieldset[data-key]")) {
       if (!control.closest("[data-finder], [data-rows]")) bind(control);
     }
@@ -129,13 +90,12 @@ const pruneboard = (() => {
     document.querySelector("[data-reset]")?.addEventListener("click", () => {
       state.set(Object.fromEntries([...parameters().keys()].map((key) => [key, null])));
     });
-    for (const holder of document.querySelectorAll("[data-save]")) saving(holder);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    document.addEventListener("themechange", () => {
       for (const listen of listeners) listen(["theme"]);
     });
   };
 
-  return { state, element, json, percent, fallback, isDark, colour, download, start };
+  return { state, element, json, percent, nearest, fits, fallback, isDark, colour, download, start };
 })();
 
 pruneboard.start();

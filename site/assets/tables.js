@@ -2,7 +2,7 @@
 
 // Rankings: sorted and filtered by DataTables, with the numbers of the chosen shots and rate.
 (() => {
-  const { state, json, percent } = pruneboard;
+  const { state, element, json, percent, nearest, fits } = pruneboard;
   const plain = { paging: false, info: false, autoWidth: false, order: [], layout: { topStart: null, topEnd: null, bottomStart: null, bottomEnd: null } };
 
   const link = (cell, change) => {
@@ -17,12 +17,17 @@
     anchor.setAttribute("href", `${path}?${next}`);
   };
 
-  const write = (cell, value, decimals, change) => {
+  const write = (cell, value, decimals, change, ends) => {
     if (!cell) return;
     const holder = cell.querySelector("a") ?? cell;
     holder.textContent = value === null || value === undefined ? "–" : percent(value, decimals);
     cell.dataset.order = value ?? "";
     link(cell, change);
+    if (ends) writeEnds(cell.querySelector("[data-ends]"), ...ends, decimals);
+  };
+  const writeEnds = (holder, low, high, decimals) => {
+    const end = (name, value) => element("span", { "data-part": name }, percent(value, decimals));
+    holder.replaceChildren(...(low === null || low === undefined ? [] : [end("low", low), " to ", end("high", high)]));
   };
 
   const ranking = (table) => {
@@ -30,6 +35,7 @@
     const data = json(`data-${name}`);
     const section = table.closest("section");
     const heads = [...table.tHead.rows[0].cells];
+    const indexes = (selector) => heads.flatMap((head, i) => (head.matches(selector) ? [i] : []));
     const groups = heads.map((head) => head.dataset.in?.split(" "));
     const rows = [...table.tBodies[0].rows];
     const index = new Map(data.criteria.map((criterion, i) => [criterion.name, i]));
@@ -42,8 +48,13 @@
     const cellsOf = new Map(rows.map((row) => [row, Object.fromEntries([...row.cells].filter((cell) => cell.dataset.cell).map((cell) => [cell.dataset.cell, cell]))]));
     const grid = new DataTable(table, {
       ...plain,
-      columnDefs: [{ targets: heads.flatMap((head, i) => (head.matches(".number") ? [i] : [])), type: "num" }],
-      order: [],
+      columnDefs: [
+        { targets: indexes(".number"), type: "num" },
+        // The first click brings the best to the top.
+        { targets: indexes("[data-best=high]"), orderSequence: ["desc", "asc"] },
+        { targets: indexes(":not([data-best=high])"), orderSequence: ["asc", "desc"] },
+      ],
+      language: { emptyTable: "No criterion fits the filters above.", zeroRecords: "No criterion fits the filters above." },
     });
 
     const fill = () => {
@@ -61,36 +72,36 @@
         const cell = (key) => cellsOf.get(row)[key];
         const rank = columns.rank[i];
         const [first, last] = [columns.rank_low[i], columns.rank_high[i]];
-        cell("rank").firstElementChild.textContent = rank === null ? "–" : first === null || first === last ? rank : `${first}–${last}`;
+        const shown = element("span", { "data-value": rank ?? "", "data-low": first ?? rank, "data-high": last ?? rank }, rank === null ? "–" : first === null || first === last ? String(rank) : `${first}–${last}`);
+        cell("rank").firstElementChild.replaceChildren(shown);
         link(cell("rank"), change);
         cell("rank").dataset.order = rank ?? 1e6;
         write(cell("a_pr"), columns.a_pr[i], 2, change);
-        write(cell("wins"), columns.wins[i], 0, change);
-        write(cell("top_pr"), columns.top_pr[i], 1, change);
-        write(cell("top1"), curves.top1[i]?.[at], 2, { ...change, rate: data.rates[at] });
+        for (const [key, decimals] of [["wins", 0], ["top_pr", 1]]) write(cell(key), columns[key][i], decimals, change, [columns[`${key}_low`][i], columns[`${key}_high`][i]]);
+        write(cell("top1"), curves.top1[i]?.[at], 2, { ...change, rate: data.rates[at] }, [curves.low?.[i]?.[at], curves.high?.[i]?.[at]]);
         for (const key of ["params", "macs"]) write(cell(key), curves[key]?.[i]?.[at], 1, { ...change, rate: data.rates[at] });
         for (const key of ["params_kept", "macs_kept"]) write(cell(key), columns[key][i], 1, change);
         const interval = cell("interval");
         const [from, to, mean] = [columns.a_pr_low[i], columns.a_pr_high[i], columns.a_pr[i]];
         interval.dataset.order = from === null ? "" : to - from;
         link(interval, change);
-        interval.lastElementChild.textContent = from === null ? "one seed" : `${percent(from)} to ${percent(to)}`;
+        const holder = interval.querySelector("a");
+        if (from === null) holder.textContent = "one seed";
+        else writeEnds(holder, from, to, 2);
         if (mean !== null) {
           interval.querySelector("path").setAttribute("d", `M${place(from ?? mean)} 5H${place(to ?? mean)}`);
           interval.querySelector("circle").setAttribute("cx", place(mean));
         }
       }
-      const says = { rate: `${Number((100 * rate).toFixed(2))} %`, shots: shots === "all" ? "all numbers of images" : `${shots} image${shots === "1" ? "" : "s"} per class` };
+      const recorded = data.networks.find((network) => network.layers)?.layers.rates ?? [];
+      const words = (value) => `${Number((100 * value).toFixed(2))} %`;
+      const says = { rate: words(rate), layers: words(nearest(recorded, rate) ?? rate), shots: shots === "all" ? "all numbers of images" : `${shots} image${shots === "1" ? "" : "s"} per class` };
       for (const [key, text] of Object.entries(says)) for (const span of section.querySelectorAll(`[data-says=${key}]`)) span.textContent = text;
       grid.rows().invalidate("dom");
     };
 
     const filter = () => {
-      const [family, needs, search] = [state.get("family"), state.get("needs"), state.get("search").toLowerCase()];
-      grid.search.fixed("toolbar", (text, values, number) => {
-        const { criterion, family: own, needs: looks } = rows[number].dataset;
-        return (!family || own === family) && (!needs || looks === needs) && criterion.toLowerCase().includes(search);
-      });
+      grid.search.fixed("toolbar", (text, values, number) => fits(data.criteria[index.get(rows[number].dataset.criterion)]));
     };
 
     const arrange = () => {
@@ -107,7 +118,6 @@
       filter();
       arrange();
       grid.draw(false);
-      section.querySelector("[data-empty]").hidden = grid.rows({ search: "applied" }).count() > 0;
     };
     let quiet = false;
     grid.on("order", () => {

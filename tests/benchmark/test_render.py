@@ -20,11 +20,12 @@ from pruneboard.benchmark.catalogue import Catalogue, CriterionEntry, read_catal
 from pruneboard.benchmark.claims import load_claims
 from pruneboard.benchmark.errors import SiteError, TableError
 from pruneboard.benchmark.render import Credit, Extras, build_site, libraries, terminal_table
+from pruneboard.benchmark.render.areas import areas_script
 from pruneboard.benchmark.render.charts import chart_templates
 from pruneboard.benchmark.render.links import rows_link, slug, web_link
-from pruneboard.benchmark.render.payload import embed_json
+from pruneboard.benchmark.render.payload import _costs, embed_json
 from pruneboard.benchmark.render.styles import styles
-from pruneboard.benchmark.render.templates import make_environment
+from pruneboard.benchmark.render.templates import _settings, make_environment
 from pruneboard.benchmark.schema import COLUMNS, PublishedPoint
 from pruneboard.benchmark.stats import area_under_curve, curves, standings, summarise
 
@@ -228,7 +229,7 @@ def test_every_number_of_the_ranking_is_the_statistics_own(site, rows):
     summary = summarise(areas, by)
     by_shots = summarise(areas, (*by, "shots")).set_index(["granularity", "criterion", "shots"])["a_pr_mean"]
     possible = standings(areas, by).set_index(["granularity", "criterion"])
-    at_half = curves(rows, by).set_index(["granularity", "criterion", "rate"])["mean"]
+    at_half = curves(rows, by).set_index(["granularity", "criterion", "rate"])
     shown = [table for table in Page(read(site)).tables if table[0][0].strip() == "rank"]
 
     assert len(shown) == 3
@@ -245,9 +246,14 @@ def test_every_number_of_the_ranking_is_the_statistics_own(site, rows):
             assert told["looks at"] == synthetic.CRITERIA[name][1]
             assert told["APR"] == f"{100 * line.a_pr_mean:.2f}"
             assert told["95 % interval"] == f"{100 * line.a_pr_low:.2f} to {100 * line.a_pr_high:.2f}"
-            assert told["wins"] == f"{100 * possible.loc[(granularity, name), 'win_rate']:.0f}"
-            assert told["Top-PR"] == f"{100 * line.top_pr_mean:.1f}"
-            assert told["accuracy at 50 %"] == f"{100 * at_half[granularity, name, 0.5]:.2f}"
+            won, least, most = 100 * possible.loc[(granularity, name), ["win_rate", "win_rate_low", "win_rate_high"]]
+            assert told["wins"] == f"{won:.0f} {least:.0f} to {most:.0f}"
+            top_pr = [100 * getattr(line, f"top_pr_{end}") for end in ("mean", "low", "high")]
+            assert [float(text) for text in told["Top-PR"].replace("to", "").split()] == pytest.approx(
+                top_pr, abs=0.0551
+            )
+            accuracy = 100 * at_half.loc[(granularity, name, 0.5), ["mean", "low", "high"]]
+            assert told["accuracy at 50 %"] == "{:.2f} {:.2f} to {:.2f}".format(*accuracy)
             assert told["1 image"] == f"{100 * by_shots[granularity, name, 1]:.2f}"
             assert told["10 images"] == f"{100 * by_shots[granularity, name, 10]:.2f}"
             assert told["AUC"].split()[0] == f"{line.auc_trapz_mean:.4f}"
@@ -271,7 +277,9 @@ def test_sizes_are_those_of_the_rows(site, rows):
         told = {head: cell.strip() for head, cell in zip(heads, cells, strict=True)}
         name = told["criterion"].split()[0]
         assert float(told["parameters at 50 %"]) == pytest.approx(100 * at_half[name], abs=0.0501)
-        assert float(told["parameters at Top-PR"]) == pytest.approx(100 * at_top_pr[name], abs=0.0501)
+        assert float(told["parameters at Top-PR: 95 % of the unpruned"]) == pytest.approx(
+            100 * at_top_pr[name], abs=0.0501
+        )
 
 
 def test_table_by_network_shows_the_unpruned_accuracy(site, rows):
@@ -848,3 +856,57 @@ def test_a_criterion_with_a_newer_version_is_marked(tiny, tmp_path):
     assert "it is at version 2 by now" in page
     assert "<math><msub><mi>s</mi><mi>i</mi></msub><mo>=</mo>" in page
     assert "root:" not in page
+
+
+def test_memory_is_the_median_over_jobs_and_zero_where_most_saw_nothing(rows):
+    ok = rows.loc[(rows["suite"] == "digits") & (rows["status"] == "ok") & (rows["granularity"] == "filters")].copy()
+    names = sorted(ok["criterion"].unique())[:3]
+    seen_by = ([0, 0, 0, 0, 5e6, 5e6], [1e6, 1e6, 2e6, 3e6, 4e6, 9e9], [None] * 6)
+    for name, seen in zip(names, seen_by, strict=True):
+        keys = ok.loc[ok["criterion"] == name, "key"].unique()
+        for key, value in zip(keys, seen, strict=True):
+            ok.loc[ok["key"] == key, "score_peak_bytes"] = value
+    costs, _ = _costs(ok, names)
+
+    assert costs["bytes"] == [0, 2_500_000, None]
+
+
+def test_areas_hold_a_pr_of_every_criterion_in_every_cell(rows):
+    areas = area_under_curve(rows.loc[rows["suite"] == "digits"])
+    name, content = re.fullmatch(r"pruneboard\.receive\((.*?),(\{.*\})\);\n", areas_script("digits", areas)).groups()
+    found = json.loads(content)
+
+    assert json.loads(name) == "areas/digits"
+    values = areas.set_index(["criterion", "model", "granularity", "seed", "shots"])["a_pr"]
+    given = {
+        (who, *cell): value
+        for who, line in found["a_pr"].items()
+        for cell, value in zip(found["cells"], line, strict=True)
+    }
+    assert {key: value for key, value in given.items() if value is not None}.keys() == set(values.index)
+    for key, value in values.items():
+        assert given[key] / 1e8 == pytest.approx(value, abs=1e-8)
+
+
+def test_criteria_without_recorded_layers_are_named(rows, tmp_path):
+    some = rows.loc[rows["suite"] == "digits"].copy()
+    some.loc[(some["criterion"] == "taylor") & (some["model"] == "digits_vgg"), ["layers", "units_left"]] = ""
+    site = build_site(some, [SUITE], tmp_path / "site", sources=SOURCES).parent
+    page = (site / "suites" / "digits.html").read_text(encoding="utf-8")
+
+    assert re.findall(r"data-unrecorded>([^<]*)<", page) == ["Layers are not recorded for taylor."]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("{}", "–"),
+        ('{"epsilon": 0.25, "rule": "cp"}', "epsilon = 0.25, rule = cp"),
+        ('{"a": 1}, {"a": [1, null]}', "a = 1; a = [1, null]"),
+        ("tuned for each network", "tuned for each network"),
+        ("3, 4", "3, 4"),
+        ("", "–"),
+    ],
+)
+def test_parameters_are_readable_and_anything_else_is_shown_as_it_is(text, shown):
+    assert _settings(text) == shown

@@ -1,5 +1,6 @@
 """The site in a real browser, from file:// and without a network."""
 
+import io
 import json
 import re
 import shlex
@@ -180,16 +181,43 @@ def test_every_chart_is_drawn_when_it_comes_into_view(visit):
     assert kinds == {"curve", "shots", "cost", "ranks", "layers", "heat"}
 
 
-def test_a_page_with_all_that_it_loads_stays_below_3_mb(visit, site):
-    page = visit("suites/digits.html")
-    loaded = page.evaluate(
-        "[...document.querySelectorAll('script, link, img')].map(e => e.src ?? e.href)"
-        ".concat(location.href.split('?')[0]).filter(Boolean)"
-    )
-    paths = {urllib.parse.unquote(urllib.parse.urlsplit(address).path) for address in loaded}
+LOADED = """[...document.querySelectorAll('script, link, img')].map(e => e.src ?? e.href)
+    .concat(location.href.split('?')[0]).filter(Boolean)"""
 
-    assert {path.rpartition("/")[2] for path in paths} >= {"vega.js", "datatables.js", "digits.html"}
-    assert sum((site / path.partition("/site/")[2]).stat().st_size for path in paths) < 3_000_000
+
+def loaded_by(page, site):
+    """Return the sizes of all files that a page has loaded, by name."""
+    paths = {urllib.parse.unquote(urllib.parse.urlsplit(address).path) for address in page.evaluate(LOADED)}
+    return {path.rpartition("/")[2]: (site / path.partition("/site/")[2]).stat().st_size for path in paths}
+
+
+def test_a_page_with_all_that_it_loads_stays_below_3_mb(visit, site):
+    sizes = loaded_by(visit("suites/digits.html"), site)
+
+    assert sizes.keys() >= {"vega.js", "datatables.js", "digits.html"}
+    assert sum(sizes.values()) < 3_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "link"),
+    [
+        ("index.html", "table.overall td:first-child a"),
+        ("suites/digits.html", "[data-cell=rank] a"),
+        ("suites/digits.html", "[data-cell=wins] a"),
+        ("models/digits_vgg.html", "td:first-child a"),
+    ],
+)
+def test_wins_are_counted_from_one_small_file_instead_of_the_rows_of_all(visit, site, name, link):
+    page = visit(name)
+    opened(page, page.locator(link).first)
+    sizes = loaded_by(page, site)
+    data = [
+        file for file in sizes if file not in ("rows.html",) and (file == "digits.js" or file.startswith("digits."))
+    ]
+
+    assert len(data) == 2
+    assert sizes["digits.js"] < 60_000
+    assert page.locator("#win-table tbody tr").count() > 5
 
 
 def test_pages_and_charts_follow_the_colour_scheme_and_the_switch(visit):
@@ -209,6 +237,50 @@ def test_pages_and_charts_follow_the_colour_scheme_and_the_switch(visit):
     until(page, lambda: surface() == page.evaluate(paint) == "rgb(255, 255, 255)")
     page.reload()
     assert page.evaluate(paint) == "rgb(255, 255, 255)"
+
+
+@pytest.mark.parametrize(
+    "name", ["criteria.html", "criteria/taylor.html", "models/digits_vit.html", "method.html", "changes.html"]
+)
+def test_pages_without_charts_have_the_theme_switch_too(visit, name):
+    page = visit(name)
+    page.locator("[data-theme-switch]").click(click_count=2)
+
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 27)"
+
+
+def test_a_dark_page_is_printed_light_with_all_its_charts(visit):
+    page = visit("suites/digits.html", scheme="dark")
+    surfaces = "[...document.querySelectorAll('.plot svg.marks')].map(svg => svg.style.backgroundColor)"
+    # Added before the page's own listeners, it sees what was printed.
+    page.add_init_script(
+        f"addEventListener('afterprint', () => (document.body.dataset.printed = {surfaces}.join(';')))"
+    )
+    page.reload()
+    drawn(page, "#curve-filters-1")
+    assert set(page.evaluate(surfaces)) == {"rgb(20, 23, 27)"}
+    page.pdf()
+
+    until(page, lambda: page.locator("body[data-printed]").count() == 1)
+    printed = page.locator("body").get_attribute("data-printed").split(";")
+    assert printed == ["rgb(255, 255, 255)"] * page.locator(".plot").count()
+    until(page, lambda: set(page.evaluate(surfaces)) == {"rgb(20, 23, 27)"})
+    assert page.evaluate("document.documentElement.dataset.theme") is None
+
+
+def test_what_is_printed_shows_commands_whole_and_tags_no_larger_than_their_text(visit):
+    page = visit("index.html")
+    page.emulate_media(media="print")
+
+    assert {
+        page.locator("pre").nth(i).evaluate("e => getComputedStyle(e).whiteSpace")
+        for i in range(page.locator("pre").count())
+    } == {"pre-wrap"}
+    sizes = page.locator("table .tag").first.evaluate(
+        "e => [e, e.parentElement].map(x => parseFloat(getComputedStyle(x).fontSize))"
+    )
+    assert sizes[0] < sizes[1]
+    assert page.locator("h2").first.evaluate("e => getComputedStyle(e).breakAfter") == "avoid"
 
 
 def test_the_finder_answers_for_a_transformer_with_five_images(visit, rows):
@@ -377,6 +449,24 @@ def test_rankings_are_sorted_and_the_address_keeps_the_order(visit):
     assert names_in(again.locator("table.ranking").first) == sorted(before, key=str.lower)
 
 
+@pytest.mark.parametrize("head", ["A_PR", "wins", "Top-PR", "accuracy at"])
+def test_the_first_click_brings_the_best_to_the_top(visit, head):
+    page = visit("suites/digits.html?shots=5")
+    table = page.locator("table.ranking").first
+    column = (
+        table.locator("thead th[data-name=A_PR][data-best]")
+        if head == "A_PR"
+        else table.locator("thead th", has_text=head)
+    )
+    column.click()
+    until(page, lambda: column.get_attribute("aria-sort") == "descending")
+    key = {"A_PR": "a_pr", "wins": "wins", "Top-PR": "top_pr", "accuracy at": "top1"}[head]
+    values = [float(text.split("\n")[0]) for text in table.locator(f"[data-cell={key}]").all_inner_texts()]
+
+    assert values == sorted(values, reverse=True)
+    assert len(set(values)) > 2
+
+
 def test_rankings_can_be_sorted_by_the_keyboard(visit):
     page = visit("suites/digits.html")
     table = page.locator("table.ranking").first
@@ -402,6 +492,86 @@ def test_rankings_are_filtered_by_family_needs_and_name(visit):
     assert query(page) == {}
 
 
+def test_charts_show_what_the_filters_let_pass(visit):
+    page = visit("suites/digits.html?show=all")
+    curve, heat = drawn(page, "#curve-filters-1"), drawn(page, "#heat")
+    assert curve.get_by_text("taylor", exact=True).count() == 1
+    page.locator("select[name=family]").select_option("weights")
+    until(page, lambda: curve.get_by_text("taylor", exact=True).count() == 0)
+    until(page, lambda: heat.get_by_text("taylor", exact=True).count() == 0)
+    assert curve.get_by_text("bn_scale", exact=True).count() == 1
+    assert heat.get_by_text("bn_scale", exact=True).count() == 1
+    chips = page.locator("[data-legend=filters] .chip:visible")
+    assert set(chips.all_inner_texts()) == {"magnitude", "magnitude_l2", "bn_scale"}
+    ranks = drawn(page, "#ranks-filters")
+    assert ranks.get_by_text("taylor", exact=True).count() == 1
+
+
+def test_a_filter_without_a_hit_says_so_once(visit):
+    page = visit("suites/digits.html")
+    curve = drawn(page, "#curve-filters-1")
+    page.locator("input[name=search]").fill("nothing_like_it")
+    until(page, lambda: curve.locator("svg").count() == 0)
+    section = page.locator("section[data-granularity=filters]")
+
+    assert section.get_by_text("No criterion fits").count() == 1
+    assert "No matching" not in section.inner_text()
+    page.locator("[data-reset]").click()
+    until(page, lambda: curve.locator("svg.marks").count() == 1)
+
+
+def test_a_chip_has_the_colour_of_its_line(visit):
+    page = visit("suites/digits.html?show=taylor")
+    plot = drawn(page, "#curve-filters-1")
+    line = plot.locator("g.lines_marks path, g.mark-line path").evaluate_all(
+        "paths => paths.map(p => p.getAttribute('stroke'))"
+    )
+    chip = page.locator("[data-legend=filters] .chip[aria-pressed=true]")
+
+    assert chip.evaluate("e => e.style.getPropertyValue('--line-colour')") in line
+    marked = chip.evaluate("e => getComputedStyle(e, '::before').backgroundColor")
+    assert marked == chip.evaluate("e => getComputedStyle(e).borderTopColor") != "rgb(0, 0, 0)"
+
+
+def test_a_mark_of_a_chart_opens_its_rows(visit):
+    page = visit("suites/digits.html")
+    heat = drawn(page, "#heat")
+    heat.locator("g.numbers_marks text").first.click()
+    page.wait_for_selector("html[data-rows=ready]", state="attached")
+
+    assert query(page).keys() == {"suite", "criterion", "granularity", "model"}
+    assert " %" in page.locator("[data-summary] .verdict").inner_text()
+
+
+def test_what_scores_best_at_its_price_is_named_below_the_chart(visit):
+    page = visit("suites/digits.html")
+    drawn(page, "#cost-filters")
+
+    assert "from cheap to dear: " in page.locator("section[data-granularity=filters] [data-front]").inner_text()
+
+
+def test_the_rate_of_the_layers_is_the_one_that_is_shown(visit):
+    page = visit("suites/digits.html?rate=0.3")
+    plot = drawn(page, "#layers-filters-1")
+    said = page.locator("section[data-granularity=filters] [data-says=layers]").inner_text()
+
+    assert plot.get_by_text(f"at {said} removed").count() == 1
+
+
+def test_a_phone_shows_the_numbers_that_decide(visit):
+    page = visit("index.html", width=390)
+    line = page.locator("table.overall tbody tr").first
+    for cell in (4, 5):
+        box = line.locator("td").nth(cell - 1).bounding_box()
+        assert box["x"] + box["width"] <= 390
+    menu = page.locator(".top nav a").last.bounding_box()
+    assert menu["x"] + menu["width"] <= 390
+    page = visit("rows.html?suite=digits&criterion=taylor&granularity=filters&model=digits_vgg", width=390)
+    page.wait_for_selector("html[data-rows=ready]", state="attached")
+    box = page.locator("#point-table tbody tr").first.locator("td:visible").nth(2).bounding_box()
+    assert box["x"] + box["width"] <= 390
+
+
 def test_numbers_follow_the_chosen_images_and_rate(visit, rows):
     page = visit("suites/digits.html?shots=5&rate=0.3&columns=size")
     part = rows.loc[(rows["suite"] == "digits") & (rows["granularity"] == "filters") & (rows["shots"] == 5)]
@@ -409,7 +579,7 @@ def test_numbers_follow_the_chosen_images_and_rate(visit, rows):
     line = page.locator("table.ranking tr[data-criterion=taylor]").first
 
     shown = [cell.strip() for cell in line.inner_text().split("\t")]
-    assert shown[2] == f"{100 * expected['top1'].mean():.2f}"
+    assert shown[2].split("\n")[0] == f"{100 * expected['top1'].mean():.2f}"
     assert float(shown[3]) == pytest.approx(100 * (expected["params_left"] / 52_000).mean(), abs=0.06)
     page.locator("[data-toolbar] [data-key=shots]").get_by_text("1", exact=True).click()
     until(page, lambda: line.inner_text().split("\t")[2].strip() != shown[2])
@@ -511,7 +681,7 @@ def test_the_finder_opens_the_rows_of_all_networks_that_it_pools(visit, rows):
 
     assert page.locator("[data-summary] .verdict").inner_text() == f"{number} %"
     pooled = {text.split("\t")[1] for text in page.locator("#network-table tbody tr").all_inner_texts()}
-    assert pooled == {"digits_vgg", "digits_resnet", ""}
+    assert pooled == {"digits_vgg", "digits_resnet", "all"}
 
 
 def test_two_criteria_are_set_beside_each_other(visit):
@@ -578,6 +748,68 @@ def test_charts_are_saved_as_svg_and_png(visit):
         assert waiting.value.path().read_bytes().startswith(start)
 
 
+def saved(page, holder, form="CSV"):
+    with page.expect_download() as waiting:
+        holder.get_by_role("button", name=form).click()
+    return waiting.value.path().read_text(encoding="utf-8")
+
+
+def saved_table(page, holder):
+    return pd.read_csv(io.StringIO(saved(page, holder)))
+
+
+def test_saved_rankings_hold_names_and_numbers_in_columns_of_their_own(visit, rows):
+    page = visit("suites/digits.html?shots=5&rate=0.3")
+    table = saved_table(page, page.locator("[data-save=pruneboard-digits-filters]")).set_index("criterion")
+
+    summary = summarise(area_under_curve(rows.loc[rows["suite"] == "digits"]), ("granularity", "criterion", "shots"))
+    expected = summary.set_index(["granularity", "criterion", "shots"]).xs(("filters", 5), level=(0, 2))
+    assert set(table.index) == set(expected.index)
+    for ours, theirs in (("A_PR", "a_pr"), ("Top-PR", "top_pr")):
+        for part, end in (("", "mean"), (" low", "low"), (" high", "high")):
+            wanted = 100 * expected[f"{theirs}_{end}"].reindex(table.index)
+            assert table[f"{ours}{part} in %"].to_numpy() == pytest.approx(wanted.to_numpy(), abs=0.051)
+    cell = rows.loc[(rows["granularity"] == "filters") & (rows["shots"] == 5) & (rows["rate"] == 0.3)]
+    taylor = cell.loc[(cell["suite"] == "digits") & (cell["criterion"] == "taylor"), "top1"]
+    assert table.loc["taylor", "accuracy at 30 % in %"] == pytest.approx(100 * taylor.mean(), abs=0.006)
+    assert {"rank", "rank low", "rank high", "scoring in s", "memory in bytes", "seeds"} <= set(table.columns)
+    assert all(pd.api.types.is_numeric_dtype(table[name]) for name in table.columns if name != "looks at")
+
+
+def test_all_rows_are_saved_in_their_order_although_a_page_shows_a_hundred(visit, rows):
+    page = visit("rows.html?suite=digits&criterion=taylor")
+    page.wait_for_selector("html[data-rows=ready]", state="attached")
+    part = rows.loc[(rows["suite"] == "digits") & (rows["criterion"] == "taylor")]
+    assert page.locator("#point-table tbody tr").count() == 100 < len(part)
+    page.locator("#point-table thead th", has_text="top-1").click()
+    table = saved_table(page, page.locator("[data-save=pruneboard-rows]"))
+
+    assert len(table) == len(part)
+    assert table["top-1 in %"].is_monotonic_increasing
+    assert sorted(table["top-1 in %"]) == pytest.approx(sorted(100 * part["top1"]), abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("index.html", {"ranks low", "ranks high", "criterion", "wins low in %", "A_PR in %"}),
+        ("criteria.html", {"criterion", "family", "wins", "wins of"}),
+        ("models.html", {"network", "accuracy in %", "parameters"}),
+        ("claims.html", {"claim", "verdict", "networks for", "networks against"}),
+        ("protocols.html", {"criterion"}),
+    ],
+)
+def test_tables_of_other_pages_are_saved_too(visit, name, columns):
+    page = visit(name)
+    table = saved_table(page, page.locator("[data-save]").first)
+
+    assert columns <= set(table.columns)
+    marked = page.locator("table[data-saved]")
+    shown = marked.first if marked.count() else page.locator("table").first
+    assert len(table) == shown.locator("tbody tr").count()
+    assert not table.astype(str).apply(lambda column: column.str.contains(r"[0-9] to [0-9]")).to_numpy().any()
+
+
 @pytest.mark.parametrize(("form", "name"), [("CSV", "csv"), ("LaTeX", "tex")])
 def test_tables_are_saved_as_they_are_shown(visit, form, name):
     page = visit("suites/digits.html?needs=free")
@@ -592,7 +824,7 @@ def test_tables_are_saved_as_they_are_shown(visit, form, name):
         assert len({line.count(",") for line in text.strip().splitlines()}) == 1
     else:
         assert r"magnitude\_l2" in text
-        assert text.startswith(r"\begin{tabular}{lr")
+        assert text.startswith(r"\begin{tabular}{rrrllr")
 
 
 def test_protocols_stand_beside_each_other(visit):
