@@ -175,7 +175,11 @@ def _read_csv(path: Path) -> pd.DataFrame:
     text = [c.name for c in COLUMNS if c.kind is str]
     try:
         return pd.read_csv(
-            path, dtype=kinds, keep_default_na=False, na_values=dict.fromkeys(set(kinds) - set(text), "")
+            path,
+            usecols=lambda name: name in kinds,
+            dtype=kinds,
+            keep_default_na=False,
+            na_values=dict.fromkeys(set(kinds) - set(text), ""),
         )
     except (OSError, ValueError, TypeError, OverflowError, pd.errors.ParserError) as error:
         raise StoreError(
