@@ -20,7 +20,7 @@ from pruneboard.benchmark.contract._subject import (
     first_difference,
     storages,
 )
-from pruneboard.benchmark.process import CodeState, ProcessState
+from pruneboard.benchmark.process import ProcessState
 from pruneboard.benchmark.ranking import masks_at, rank
 
 Status = Literal["passed", "failed", "declined", "skipped"]
@@ -117,11 +117,8 @@ def _images(subject: Subject) -> None:
 
 
 def _process(subject: Subject) -> None:
-    state, code = ProcessState(), CodeState()
-    try:
-        subject.criterion.score(subject.context())
-    finally:
-        code.check()
+    state = ProcessState()
+    subject.criterion.score(subject.context())
     if changed := state.changes():
         remedy = "draw from `context.generator`" if "random" in changed[0] else "put it back in a `finally`"
         raise CriterionError(f"a criterion must leave the process as it was, but {changed[0]} changed; {remedy}.")
