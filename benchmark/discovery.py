@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 _FILE_PREFIX = "pruneboard_file_"
 _imported: list[str] = []
+_hidden: list[bool] = []
 
 
 @dataclass(frozen=True, order=True)
@@ -57,6 +58,11 @@ class Source:
         """Where the plugins came from, for people: a package with its version, or a file."""
         return f"file {Path(self.path).name}" if self.path else f"package {self.package}"
 
+    @property
+    def label(self) -> str:
+        """What to look for where the plugins are named, for people."""
+        return f"`{self.path}`" if self.path else f"`{self.entry} = {self.value}` of {self.origin}"
+
     def digest(self) -> str:
         """Return the sha256 of all files that can change what a plugin does, without importing any.
 
@@ -71,7 +77,7 @@ class Source:
                 return _digest([*path.rglob("*.py")] if path.is_dir() else [path])
             return _digest(_package_files(self.value.partition(":")[0]))
         except OSError as error:
-            raise _not_importable("a plugin", self.origin, error) from error
+            raise _not_importable("a plugin", self.label, error) from error
 
     def load(self) -> tuple[ModuleType, object]:
         """Import it, and return its module with what it names there: the module itself, a class or an instance.
@@ -90,12 +96,18 @@ class Source:
             return importlib.import_module(name), value
         # A plugin is foreign code, and whatever it raises is a fault of that one.
         except (Exception, SystemExit) as error:
-            what = f"`{self.entry} = {self.value}` of {self.origin}"
-            raise _not_importable(f"every entry point of `{self.group}`", what, error) from error
+            raise _not_importable(f"every entry point of `{self.group}`", self.label, error) from error
+
+
+def hide_foreign() -> None:
+    """Let this process, which runs one foreign plugin, know no others beside the project's own."""
+    _hidden.append(True)
 
 
 def sources(group: str) -> tuple[Source, ...]:
     """Return where foreign plugins of a group come from: installed packages, sorted, then named files in order."""
+    if _hidden:
+        return ()
     entries = {
         Source(
             group=group,

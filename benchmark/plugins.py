@@ -118,7 +118,8 @@ def definitions(source: Source) -> tuple[list[tuple[str, Criterion]], list[tuple
             [(name, one) for name, one in found[0] if one is named or type(one) is named],
             [(name, one) for name, one in found[1] if one is named],
         )
-    if not any(found):
+    kinds = {_CRITERIA: found[:1], _MODELS: found[1:]}
+    if not any(kinds.get(source.group, found)):
         if source.path:
             raise PluginError(
                 f"a plugin file must define a criterion or a model, but `{source.path}` defines none; write one with "

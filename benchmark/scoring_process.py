@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 # Networks are made of its classes, which take seconds to import.
 import timm  # noqa: F401
 
-from pruneboard.benchmark import plugins
+from pruneboard.benchmark import discovery, plugins
 from pruneboard.benchmark.errors import PruneboardError, Unsupported
 from pruneboard.benchmark.failures import clean_reason, describe_error, is_out_of_memory
 from pruneboard.benchmark.foreign import (
@@ -99,6 +99,7 @@ def _answer(folder: Path) -> NoReturn:
     """Answer a request in a child, and end it."""
     describes = False
     try:
+        discovery.hide_foreign()
         request = read_request(folder)
         describes = request.task == "describe"
         content, tensors = _ANSWERS[request.task](request, folder)

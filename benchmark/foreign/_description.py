@@ -48,10 +48,10 @@ def describe(source: Source) -> Description:
         if failure.replied:
             raise PluginError(str(failure)) from failure
         raise PluginError(
-            f"a plugin must be importable, but {source.origin} is not: {failure}; mend it or move it away."
+            f"a plugin must be importable, but {source.label} is not: {str(failure).rstrip('.')}; mend it or move it away."
         ) from failure
     except (KeyError, TypeError, AttributeError) as error:
-        raise PluginError(f"a plugin must declare plain values, but {source.origin} does not: {error}.") from error
+        raise PluginError(f"a plugin must declare plain values, but {source.label} does not: {error}.") from error
 
 
 def _facts(document: Mapping[str, Any]) -> tuple[Facts, dict[str, Any]]:

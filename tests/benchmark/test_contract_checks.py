@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from commands import PLUGINS, pruneboard
+from commands import EXTRA, pruneboard
 from pruneboard.benchmark.api import Criterion, CriterionError, SumCriterion, Unsupported, pool, tapped
 from pruneboard.benchmark.contract import (
     NETWORKS,
@@ -510,7 +510,7 @@ def test_a_criterion_that_crashes_hangs_or_prints_megabytes_is_told_by_the_comma
 
 @pytest.mark.slow
 def test_the_command_prints_what_passed_and_what_failed(tmp_path):
-    done = pruneboard("check", "bad_nan", "magnitude", cwd=tmp_path, env={"PYTHONPATH": str(PLUGINS)})
+    done = pruneboard("check", "bad_nan", "magnitude", cwd=tmp_path, env=EXTRA)
 
     assert done.returncode == 1, done.stderr
     assert "bad_nan: 0 checks passed on 7 networks, 7 failed." in done.stdout
