@@ -22,6 +22,7 @@ from pruneboard.benchmark import discovery, plugins
 from pruneboard.benchmark.errors import PruneboardError, Unsupported
 from pruneboard.benchmark.failures import clean_reason, describe_error, is_out_of_memory
 from pruneboard.benchmark.foreign import (
+    READY,
     Reply,
     Request,
     named_scores,
@@ -51,6 +52,7 @@ def main() -> None:
         os.set_blocking(descriptor, False)
     signal.set_wakeup_fd(wakes)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    os.write(taken, f"{READY}\n".encode())
     with os.fdopen(given, "rb", buffering=0) as requests:
         while line := requests.readline():
             child = os.fork()

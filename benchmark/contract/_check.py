@@ -20,6 +20,7 @@ from pruneboard.benchmark.contract._subject import (
     first_difference,
     storages,
 )
+from pruneboard.benchmark.failures import clean_reason
 from pruneboard.benchmark.process import ProcessState
 from pruneboard.benchmark.ranking import masks_at, rank
 
@@ -316,7 +317,7 @@ def _outcome(name: str, check: Callable[[Subject], None], subject: Subject) -> O
     except _Skip as skip:
         return Outcome(name, subject.kind, "skipped", str(skip))
     except Unsupported as refusal:
-        return Outcome(name, subject.kind, "declined", str(refusal))
+        return Outcome(name, subject.kind, "declined", clean_reason(refusal))
     except CriterionError as error:
         return Outcome(name, subject.kind, "failed", str(error))
     except KeyboardInterrupt:
@@ -325,8 +326,11 @@ def _outcome(name: str, check: Callable[[Subject], None], subject: Subject) -> O
     except BaseException as error:  # noqa: BLE001
         frames = traceback.extract_tb(error.__traceback__)
         where = f" (`{Path(frames[-1].filename).name}`, line {frames[-1].lineno})" if frames else ""
-        message = f"scoring must not raise, but it raised {type(error).__name__}: {error}{where}; mend it, or raise "
-        return Outcome(name, subject.kind, "failed", message + "`Unsupported` with the reason where it does not apply.")
+        message = (
+            f"scoring must not raise, but it raised {type(error).__name__}: {clean_reason(error)}{where}; mend it, or "
+            "raise `Unsupported` with the reason where it does not apply."
+        )
+        return Outcome(name, subject.kind, "failed", message)
     finally:
         state.restore()
     return Outcome(name, subject.kind, "passed")

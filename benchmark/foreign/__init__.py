@@ -16,8 +16,10 @@ from pruneboard.benchmark.foreign._exchange import (
     read_request,
     write_reply,
 )
+from pruneboard.benchmark.foreign._server import READY
 
 __all__ = [
+    "READY",
     "Description",
     "Facts",
     "ForeignCriterion",

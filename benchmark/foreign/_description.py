@@ -47,8 +47,9 @@ def describe(source: Source) -> Description:
     except ForeignError as failure:
         if failure.replied:
             raise PluginError(str(failure)) from failure
+        why = str(failure).rstrip(".")
         raise PluginError(
-            f"a plugin must be importable, but {source.label} is not: {str(failure).rstrip('.')}; mend it or move it away."
+            f"a plugin must be importable, but {source.label} is not: {why}; mend it or move it away."
         ) from failure
     except (KeyError, TypeError, AttributeError) as error:
         raise PluginError(f"a plugin must declare plain values, but {source.label} does not: {error}.") from error

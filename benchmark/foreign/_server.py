@@ -13,6 +13,9 @@ from pruneboard.benchmark.errors import ForeignError
 PROGRAM = "pruneboard.benchmark.scoring_process"
 """Module that the fork server runs."""
 
+READY = "ready"
+"""What it says once it can be asked."""
+
 _END_SECONDS = 5.0
 _LONGEST_ANSWER = 100
 
@@ -25,6 +28,7 @@ class ForkServer:
 
     def __init__(self) -> None:
         self.owner = os.getpid()
+        self._is_ready = False
         self._process = subprocess.Popen(
             [sys.executable, "-m", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
         )
@@ -51,12 +55,19 @@ class ForkServer:
             raise
 
     def _run(self, folder: Path, seconds: float | None) -> str:
-        given, taken = self._process.stdin, self._process.stdout
-        if given is None or taken is None:
+        if not self._is_ready:
+            # Importing the engine takes its time, which is not the plugin's.
+            self._is_ready = self._line(None) == READY
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(f"{folder}\n".encode())
+        return self._line(seconds)
+
+    def _line(self, seconds: float | None) -> str:
+        taken = self._process.stdout
+        if taken is None:
             raise ForeignError("a fork server must be started with pipes; run again.")
         deadline = None if seconds is None else time.monotonic() + seconds
-        with contextlib.suppress(BrokenPipeError):
-            given.write(f"{folder}\n".encode())
         answer = b""
         while not answer.endswith(b"\n"):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
