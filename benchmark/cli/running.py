@@ -255,19 +255,20 @@ def _done(jobs: Sequence[Job], store: RunStore, bench: Workbench, options: RunOp
 
 def _make_ready(jobs: Sequence[Job], bench: Workbench, console: Console) -> None:
     """Load everything once before the first job, so that what is missing is said at once and not job by job."""
-    make_plugins_ready(jobs, console)
+    make_plugins_ready(jobs, bench, console)
     for job in {job.model: job for job in jobs}.values():
-        bench.dataset(job).split(job.suite.evaluation_split)
+        bench.labels(job)
         bench.reference_rows(job)
 
 
-def make_plugins_ready(jobs: Sequence[Job], console: Console) -> None:
-    """Load the criteria and networks of jobs.
+def make_plugins_ready(jobs: Sequence[Job], bench: Workbench, console: Console) -> None:
+    """Load the criteria and networks of jobs, and see whether these fit their data.
 
     Weights that are made on this machine are trained here when they are missing, before any worker needs them.
 
     Raises:
-        PruneboardError: there is no such criterion or network, or it cannot be loaded, or not be pruned like that.
+        PruneboardError: there is no such criterion or network, or it cannot be loaded, not be pruned like that, or does
+            not fit its data.
     """
     for job in {(job.criterion, job.tuned): job for job in jobs}.values():
         plugins.criterion_of(job)
@@ -277,7 +278,8 @@ def make_plugins_ready(jobs: Sequence[Job], console: Console) -> None:
                 f"model `{job.model}` must be pruned by some of {known}, got {job.granularity!r} in suite "
                 f"`{job.suite.name}`; correct the suite file."
             )
-    for model in map(plugins.models().get, {job.model: None for job in jobs}):
+    for job in {job.model: job for job in jobs}.values():
+        model = plugins.models().get(job.model)
         if model.made_file is not None and not model.made_file.exists():
             if not model.made_when_used:
                 raise AssetError(
@@ -287,7 +289,8 @@ def make_plugins_ready(jobs: Sequence[Job], console: Console) -> None:
             console.print(f"{model.name} has no weights on this machine yet; they are trained once and kept.")
             # On the CPU wherever the jobs run, so that the same kind of machine gives the same weights.
             train_with_progress(model, model.made_file, torch.device("cpu"), console)
-        model.load()
+        with torch.no_grad():
+            bench.check_outputs(job, model.load()(torch.zeros(1, *model.input_size)))
 
 
 @contextlib.contextmanager

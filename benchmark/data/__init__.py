@@ -1,5 +1,6 @@
 """Data sets by name: their splits, their decoded images, and the draw of reference images."""
 
+from pruneboard.benchmark.data._classes import check_outputs, check_same_classes
 from pruneboard.benchmark.data._draw import draw_classes, draw_reference
 from pruneboard.benchmark.data._find import datasets, find_dataset, open_dataset
 from pruneboard.benchmark.data._records import DatasetInfo
@@ -13,6 +14,8 @@ __all__ = [
     "Framing",
     "Labels",
     "Split",
+    "check_outputs",
+    "check_same_classes",
     "datasets",
     "draw_classes",
     "draw_reference",

@@ -100,7 +100,8 @@ def _open_recorded(record: Record, folder: Path) -> Dataset:
         if file.sha256:
             check_sha256(path, file.sha256, "replace it by the published file, or give the folder another name")
         shards.setdefault(file.split, []).append(path)
-    return Dataset(record.name, record.classes, {s: Shards(tuple(p), record.n_classes) for s, p in shards.items()})
+    sources = {split: Shards(tuple(paths), record.n_classes) for split, paths in shards.items()}
+    return Dataset(record.name, record.classes, sources, record.n_classes)
 
 
 def _open_folder(record: Record, folder: Path) -> Dataset:
@@ -116,7 +117,7 @@ def _open_folder(record: Record, folder: Path) -> Dataset:
         split: replace(source, n_classes=record.n_classes) if isinstance(source, Shards) else source
         for split, source in sources.items()
     }
-    return Dataset(record.name, found.classes, checked)
+    return Dataset(record.name, found.classes, checked, record.n_classes)
 
 
 def _where(record: Record) -> str:
