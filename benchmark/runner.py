@@ -186,7 +186,7 @@ class Workbench:
         return self._models[name]
 
     def check_outputs(self, job: Job, logits: torch.Tensor) -> None:
-        """Raise unless the job's network, whose logits these are, has an output for each class of its data.
+        """Raise unless the job's network, whose logits (n_images, n_outputs) are given, fits the classes of its data.
 
         Raises:
             AssetError: it has others, or the labels cannot be loaded.

@@ -2,7 +2,7 @@
 
 from pruneboard.benchmark.data._classes import check_outputs, check_same_classes
 from pruneboard.benchmark.data._draw import draw_classes, draw_reference
-from pruneboard.benchmark.data._find import datasets, find_dataset, open_dataset
+from pruneboard.benchmark.data._find import datasets, find_dataset, look_for_dataset, open_dataset
 from pruneboard.benchmark.data._records import DatasetInfo
 from pruneboard.benchmark.data._sources import open_folder
 from pruneboard.benchmark.data._splits import WHOLE, Dataset, Framing, Labels, Split, scaled
@@ -20,6 +20,7 @@ __all__ = [
     "draw_classes",
     "draw_reference",
     "find_dataset",
+    "look_for_dataset",
     "open_dataset",
     "open_folder",
     "scaled",

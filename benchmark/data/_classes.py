@@ -34,8 +34,8 @@ def check_outputs(model: str, n_outputs: int, dataset: Dataset, labels: Labels) 
         raise AssetError(
             f"a network must have an output for each class, but `{model}` has {n_outputs} and `{dataset.name}` "
             f"{n_classes} classes{f' ({named}{more})' if named else ''}; complete the data, remove folders that are no "
-            "classes, adapt the network with `pruneboard train --from`, or put images of some of its classes into parquet "
-            "files with the labels that it knows them by."
+            "classes, adapt the network with `pruneboard train --from`, or put images of some of its classes into "
+            "parquet files with the labels that it knows them by."
         )
 
 

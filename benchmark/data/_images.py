@@ -1,9 +1,10 @@
 """Folders of images, `<split>/<class>/*.png`: which of what lies there is a split, a class or an image."""
 
 import functools
-import logging
 import multiprocessing
 import os
+import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +17,11 @@ from pruneboard.benchmark.assets import file_sha256
 from pruneboard.benchmark.data._splits import Dataset, ImageSplit, Picture, Split
 from pruneboard.benchmark.errors import AssetError
 
-_log = logging.getLogger(__name__)
-
-_KINDS = frozenset(
-    ".apng .avif .avifs .bmp .dib .gif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo .pbm .pcx .pgm .png .pnm "
-    ".ppm .qoi .sgi .tga .tif .tiff .webp".split()
+_KINDS = re.compile(
+    r".+\.(apng|avifs?|bmp|dib|gif|j2[ck]|jfif|jp[2cfx]|jpe|jpe?g|mpo|p[bgnp]m|pcx|png|qoi|sgi|tga|tiff?|webp)", re.I
 )
 """Kinds of image that Pillow reads; a fixed list, so that a folder has one digest with every build of it."""
-_FOREIGN_KINDS = frozenset(".arw .cr2 .cr3 .dng .exr .hdr .heic .heif .jxl .nef .orf .raf .raw .rw2 .svg".split())
+_FOREIGN_KINDS = re.compile(r".+\.(arw|cr[23]|dng|exr|hdr|hei[cf]|jxl|nef|orf|raf|raw|rw2|svg)", re.I)
 """Kinds that it does not read, and that somebody took for images of a class."""
 _LITTER = frozenset(("$RECYCLE.BIN", "#recycle", "@eaDir", "__MACOSX", "lost+found", "System Volume Information"))
 """Folders that systems put beside those of people."""
@@ -74,7 +72,7 @@ class _Found:
     Attributes:
         folder: the folder.
         classes: its folders that hold images, by their names, with the names of these.
-        others: its folders without images.
+        others: what else lies there of folders, by their places in it.
         deep: an image below the folder of a class, if there is one.
         foreign: an image of a kind that nobody here reads, if there is one.
         suffixes: how many files of each other kind lie beside images.
@@ -122,18 +120,18 @@ def _look(folder: Path) -> _Found:
     for path in _subfolders(folder):
         names, inner = [], []
         for name, is_dir in entries(path):
-            suffix = Path(name).suffix.lower()
             if is_dir:
                 inner.append(path / name)
             elif _is_image(name):
                 names.append(name)
-            elif suffix in _FOREIGN_KINDS:
+            elif _FOREIGN_KINDS.fullmatch(name):
                 found.foreign = found.foreign or path / name
             else:
-                found.suffixes[suffix if suffix and not name.startswith(".") else name] += 1
+                found.suffixes[Path(name).suffix.lower() or name] += 1
         found.deep = found.deep or next(_images_below(inner), None)
         if names:
             found.classes[path.name] = tuple(names)
+            found.others += [f"{path.name}/{folder.name}" for folder in inner]
         else:
             found.others.append(path.name)
     found.has_images = _holds_images(folder)
@@ -154,7 +152,7 @@ def _images_below(folders: Sequence[Path]) -> Iterator[Path]:
 def _check(name: str, splits: Mapping[str, _Found]) -> None:
     """Raise unless splits have the same classes, and all of their images can be read where they lie."""
     first = "train" if "train" in splits else next(iter(splits))
-    for split, found in splits.items():
+    for found in splits.values():
         if found.foreign is not None:
             raise AssetError(
                 f"images must be of a kind that Pillow reads, but `{found.foreign}` is not; convert it to PNG, or "
@@ -162,14 +160,15 @@ def _check(name: str, splits: Mapping[str, _Found]) -> None:
             )
         if found.deep is not None:
             raise AssetError(
-                f"images must lie in `<split>/<class>/` itself, but `{found.deep}` lies deeper; move it there, or remove "
-                "it."
+                f"images must lie in `<split>/<class>/` itself, but `{found.deep}` lies deeper; move it there, or "
+                "remove it."
             )
+    for split in splits:
         for one, other in ((first, split), (split, first)):
             if lacking := sorted(splits[one].classes.keys() - splits[other].classes.keys()):
                 raise AssetError(
-                    f"the splits of a data set must have the same classes, but `{lacking[0]}` of `{name}` has images in "
-                    f"`{one}` and none in `{other}`; add some, or remove the folder if it is no class."
+                    f"the splits of a data set must have the same classes, but `{lacking[0]}` of `{name}` has images "
+                    f"in `{one}` and none in `{other}`; add some, or remove the folder if it is no class."
                 )
 
 
@@ -208,12 +207,12 @@ def _say_what_is_left_out(name: str, folder: Path, looked: Mapping[str, _Found],
         suffixes += found.suffixes
     said = []
     if left:
-        said.append(f"the folders {_some(left)}, which hold no classes of it")
+        said.append(f"the folders {_some(left)}, which are no classes of it,")
     if suffixes:
         kinds = _some([f"{n} {suffix}" for suffix, n in suffixes.most_common()])
-        said.append(f"{suffixes.total()} files that are no images ({kinds})")
+        said.append(f"{suffixes.total()} files of other kinds ({kinds})")
     if said:
-        _say(folder, f"`{name}` is read without {' and '.join(said)}.")
+        _say(folder, f"`{name}` is read without {' and '.join(said).removesuffix(',')}.")
     classes = sorted(next(iter(splits.values())).classes)
     if all(c.isdecimal() for c in classes) and classes != sorted(classes, key=int):
         _say(
@@ -225,8 +224,8 @@ def _say_what_is_left_out(name: str, folder: Path, looked: Mapping[str, _Found],
 
 @functools.cache
 def _say(_folder: Path, text: str) -> None:
-    """Print a note on stderr, unless who uses the package has it logged elsewhere; once for each folder."""
-    _log.warning("%s", text)
+    """Print a note on stderr, once for each folder, however often it is opened."""
+    print(text, file=sys.stderr)
 
 
 def _some(texts: Sequence[str]) -> str:
@@ -236,7 +235,7 @@ def _some(texts: Sequence[str]) -> str:
 
 
 def _is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in _KINDS and not name.startswith(".")
+    return _KINDS.fullmatch(name) is not None and not name.startswith(".")
 
 
 def _holds_images(folder: Path) -> bool:

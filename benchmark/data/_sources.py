@@ -168,7 +168,7 @@ def _class_names(files: list[Path]) -> tuple[str, ...] | None:
     found: dict[tuple[str, ...], Path] = {}
     for path in files:
         with _parquet(path) as file:
-            written = (file.schema_arrow.metadata or {}).get(b"huggingface")
+            written = (file.schema_arrow.metadata or {}).get(b"huggingface", b"")
         # The description is optional, and may describe a label without names.
         with contextlib.suppress(ValueError, LookupError, TypeError):
             found[tuple(json.loads(written)["info"]["features"]["label"]["names"])] = path

@@ -210,7 +210,7 @@ def _decode(picture: Picture, size: tuple[int, int, int], framing: Framing, wher
     except MemoryError:
         raise
     # Pillow's decoders raise whatever a damaged file leads them to.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "Pillow knows no such kind" if unknown else " ".join(str(error).split()) or type(error).__name__
         raise AssetError(
@@ -224,7 +224,7 @@ def _decode(picture: Picture, size: tuple[int, int, int], framing: Framing, wher
 def _upright(image: Image.Image) -> Image.Image:
     """Return an image as its camera was held: EXIF tells how its stored rows lie."""
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     # Damaged EXIF tells nothing, and no viewer minds it.
     except Exception:  # noqa: BLE001
         return image

@@ -5,7 +5,6 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import huggingface_hub.constants
 import numpy as np
