@@ -313,8 +313,9 @@ def make_plugins_ready(jobs: Sequence[Job], bench: Workbench, console: Console) 
         # How a network refuses images is its own affair; timm's transformers assert their size.
         except (AssertionError, RuntimeError) as error:
             size = " x ".join(map(str, model.input_size))
+            reason = " ".join(str(error).split())
             raise ModelError(
-                f"`{model.name}` must take images of {size}, but {error}; correct its `input_size`."
+                f"`{model.name}` must take images of {size}, but {reason}; correct its `input_size`."
             ) from error
         bench.check_outputs(job, logits)
 

@@ -21,6 +21,7 @@ from pruneboard.benchmark.assets import (
     is_file,
     is_folder,
     load_weights,
+    read_weights,
     tensors_digest,
 )
 from pruneboard.benchmark.errors import AssetError
@@ -331,6 +332,26 @@ def test_fetch_failures(weights, state, served):
 
 class Callable:
     pass
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3}, lambda s: {"state_dict": s}])
+def test_a_pickled_file_at_hand_is_read_whatever_its_name(weights, state, tmp_path, monkeypatch, wrap, legacy):
+    monkeypatch.setenv("PRUNEBOARD_WEIGHTS", str(tmp_path))
+    for name in ("net.pth", "mine.safetensors"):
+        torch.save(wrap(state), tmp_path / name, _use_new_zipfile_serialization=not legacy)
+        assert same(load_weights(replace(weights, file=name, sha256="", package=None)), state)
+
+
+def test_what_no_state_dict_is_says_what_to_do(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pth")
+    with pytest.raises(
+        AssetError, match=r"whole.pth` must hold tensors only, but .*; where you trust it, .*state_dict"
+    ):
+        read_weights(tmp_path / "whole.pth")
+    torch.save({"net": {"a": torch.ones(1)}}, tmp_path / "other.pth")
+    with pytest.raises(AssetError, match="must hold tensors only, but `net` is a `dict`; save `network.state_dict"):
+        read_weights(tmp_path / "other.pth")
 
 
 @pytest.mark.parametrize(

@@ -272,6 +272,47 @@ def test_bad_input_is_refused_before_anything_is_trained(folder, tmp_path):
     assert "must be a whole safetensors file" in message("digits_vgg", "--from", "absent.bin", "--dataset", folder)
 
 
+def test_a_network_with_other_outputs_than_classes_is_refused_by_every_command(folder, tmp_path):
+    write_suite(tmp_path, models={"digits_vgg": ["filters"]}, criteria=["activation"], datasets=["three"])
+    data = {"PRUNEBOARD_DATA": str(tmp_path)}
+    pruned = ("digits_vgg", "--criterion", "activation", "--rate", 0.5, "--suite", "small.toml")
+    for command in (
+        ("run", "small.toml", "--workers", 2),
+        ("prune", *pruned, "--out", "w.safetensors"),
+        ("tune", "lrp", "--suite", "small.toml", "--trials", 1, "--workers", 0),
+        ("speed", "small.toml"),
+        ("train", "digits_vgg", "--dataset", "three", "--out", "w.safetensors"),
+    ):
+        done = pruneboard_here(*command, cwd=tmp_path, env=data)
+        assert done.returncode == 2, command
+        assert "but `digits_vgg` has 10 and `three` 3 classes (one, seven, zero); complete" in done.stderr
+        assert "\n" not in done.stderr.strip()
+        assert not (tmp_path / "w.safetensors").exists()
+
+
+def test_a_folder_that_is_there_needs_no_more_than_its_name(folder, tmp_path):
+    assert adapt("three", tmp_path / "w.safetensors", "--epochs", 1, cwd=tmp_path).returncode == 0
+    shutil.rmtree(folder)
+    done = adapt("three", tmp_path / "v.safetensors", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "there is no data set `three`" in done.stderr
+
+
+def test_a_transfer_starts_from_a_pickled_checkpoint_with_another_head(folder, tmp_path):
+    state = load_file(DIGITS_VGG)
+    head = {key: tensor[:7] for key, tensor in state.items() if key.startswith("head.")}
+    assert head
+    checkpoint = {"epoch": 3, "model": {f"module.{key}": tensor for key, tensor in (state | head).items()}}
+    torch.save(checkpoint, tmp_path / "seven.pth")
+    done = pruneboard_here(
+        *("train", "digits_vgg", "--from", "seven.pth", "--dataset", folder, "--epochs", 1, "--out", "w.safetensors"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    after = load_file(tmp_path / "w.safetensors")
+    assert all(torch.equal(after[key], tensor) for key, tensor in state.items() if not key.startswith("head."))
+
+
 def test_a_transfer_that_diverges_is_an_error(folder, tmp_path):
     done = adapt(folder, tmp_path / "w.safetensors", "--layers", "all", "--learning-rate", "1e30", cwd=tmp_path)
 

@@ -331,9 +331,7 @@ def _layouts() -> Iterator[Case]:
     yield Case("layouts", "images without classes", loose, "images without classes", "refused")
     yield Case("layouts", "nothing", remove("train", "test"), "holds neither", "refused")
     yield Case("layouts", "a folder around it", _wrap, "deeper", "refused")
-    yield Case(
-        "layouts", "a validation split as well", lambda root: shutil.copytree(root / "test", root / "val"), must="right"
-    )
+    yield Case("layouts", "a third split", lambda root: shutil.copytree(root / "test", root / "val"), must="right")
     yield Case(
         "layouts", "a folder that is called an image", lambda root: (root / "train/cat/x.png").mkdir(), must="right"
     )
@@ -406,8 +404,8 @@ def _net(n_classes: int = 4) -> nn.Module:
 
 def _weights() -> Iterator[Case]:
     model = Model(
-        name="net", version=1, family="VGG", description="", source="", licence="", build=_net, granularities=("filters",),
-        input_size=(3, 3, 3), mean=(0.0,) * 3, std=(1.0,) * 3,
+        name="net", version=1, family="VGG", description="", source="", licence="", build=_net,
+        granularities=("filters",), input_size=(3, 3, 3), mean=(0.0,) * 3, std=(1.0,) * 3,
     )  # fmt: skip
     state = {key: value + 1 if value.is_floating_point() else value for key, value in _net().state_dict().items()}
 
