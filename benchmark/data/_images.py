@@ -72,7 +72,8 @@ class _Found:
     Attributes:
         folder: the folder.
         classes: its folders that hold images, by their names, with the names of these.
-        others: what else lies there of folders, by their places in it.
+        others: its folders without images, by their names.
+        inner: folders in those of classes, by their places.
         deep: an image below the folder of a class, if there is one.
         foreign: an image of a kind that nobody here reads, if there is one.
         suffixes: how many files of each other kind lie beside images.
@@ -81,7 +82,8 @@ class _Found:
 
     folder: Path
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    others: list[str] = field(default_factory=list)
+    others: set[str] = field(default_factory=set)
+    inner: set[str] = field(default_factory=set)
     deep: Path | None = None
     foreign: Path | None = None
     suffixes: Counter[str] = field(default_factory=Counter)
@@ -89,7 +91,7 @@ class _Found:
 
 
 def open_images(name: str, folder: Path) -> Dataset:
-    """Open a folder of images; a class is a folder with images, a split a folder with classes.
+    """Open a folder of images; a class is a folder with images, or one that all splits have, a split has classes.
 
     What else lies there is left out, and said once.
 
@@ -106,12 +108,13 @@ def open_images(name: str, folder: Path) -> Dataset:
     if not splits:
         raise AssetError(_why_none(name, folder, looked))
     _check(name, splits)
-    _say_what_is_left_out(name, folder, looked, splits)
-    classes = tuple(sorted(next(iter(splits.values())).classes))
+    empty = set.intersection(*(found.others for found in splits.values()))
+    classes = tuple(sorted({*next(iter(splits.values())).classes, *empty}))
+    _say_what_is_left_out(name, folder, looked, splits, classes)
     return Dataset(
         name,
         classes,
-        {s: Images(tuple((f.folder / c, f.classes[c]) for c in classes)) for s, f in splits.items()},
+        {s: Images(tuple((f.folder / c, f.classes.get(c, ())) for c in classes)) for s, f in splits.items()},
     )
 
 
@@ -131,9 +134,9 @@ def _look(folder: Path) -> _Found:
         found.deep = found.deep or next(_images_below(inner), None)
         if names:
             found.classes[path.name] = tuple(names)
-            found.others += [f"{path.name}/{folder.name}" for folder in inner]
+            found.inner |= {f"{path.name}/{folder.name}" for folder in inner}
         else:
-            found.others.append(path.name)
+            found.others.add(path.name)
     found.has_images = _holds_images(folder)
     return found
 
@@ -194,7 +197,9 @@ def _why_none(name: str, folder: Path, looked: Mapping[str, _Found]) -> str:
     )
 
 
-def _say_what_is_left_out(name: str, folder: Path, looked: Mapping[str, _Found], splits: Mapping[str, _Found]) -> None:
+def _say_what_is_left_out(
+    name: str, folder: Path, looked: Mapping[str, _Found], splits: Mapping[str, _Found], classes: Sequence[str]
+) -> None:
     """Say what nobody might miss, once: processes that are started for jobs open the data again."""
     if multiprocessing.parent_process() is not None:
         return
@@ -202,7 +207,7 @@ def _say_what_is_left_out(name: str, folder: Path, looked: Mapping[str, _Found],
     left += [f"`{path}`" for path, is_dir in entries(folder) if is_dir and _is_litter(path)]
     suffixes: Counter[str] = Counter()
     for split, found in splits.items():
-        left += [f"`{split}/{other}`" for other in found.others]
+        left += [f"`{split}/{other}`" for other in sorted(found.others.difference(classes) | found.inner)]
         left += [f"`{split}/{path}`" for path, is_dir in entries(found.folder) if is_dir and _is_litter(path)]
         suffixes += found.suffixes
     said = []
@@ -213,8 +218,7 @@ def _say_what_is_left_out(name: str, folder: Path, looked: Mapping[str, _Found],
         said.append(f"{suffixes.total()} files of other kinds ({kinds})")
     if said:
         _say(folder, f"`{name}` is read without {' and '.join(said).removesuffix(',')}.")
-    classes = sorted(next(iter(splits.values())).classes)
-    if all(c.isdecimal() for c in classes) and classes != sorted(classes, key=int):
+    if all(c.isdecimal() for c in classes) and list(classes) != sorted(classes, key=int):
         _say(
             folder,
             f"The classes of `{name}` are numbered in the order of texts, {_some(classes)}; give them equally many "

@@ -138,21 +138,32 @@ def _strays() -> Iterator[Case]:
 
     def put(place: str, content: str) -> Callable[[Path], None]:
         def change(root: Path) -> None:
-            folder = root / place
-            folder.mkdir(parents=True)
+            for split in SPLITS:
+                fill(root / place.replace("*", split))
+
+        def fill(folder: Path) -> None:
+            folder.mkdir(parents=True, exist_ok=True)
             if content == "text":
                 (folder / "1.xml").write_text("<a/>")
             elif content == "an image":
                 picture(1).save(folder / "1.png")
             elif content == "an image below":
-                (folder / "1.png").mkdir()
+                (folder / "1.png").mkdir(exist_ok=True)
                 picture(1).save(folder / "1.png" / "thumb.jpg")
 
         return change
 
     names = ("@eaDir", "annotations", ".cache", "__MACOSX", "Aside", "zz")
     for name, content in itertools.product(names, ("nothing", "text", "an image", "an image below")):
-        for place in (name, f"{name}/boxes", f"train/{name}", f"test/{name}", f"train/bird/{name}"):
+        for place in (
+            name,
+            f"{name}/boxes",
+            f"train/{name}",
+            f"test/{name}",
+            f"train/bird/{name}",
+            f"*/{name}",
+            f"*/cat/{name}",
+        ):
             yield Case("stray folders", f"{place} with {content}", put(place, content), note=name)
 
 
@@ -311,19 +322,22 @@ def _layouts() -> Iterator[Case]:
     def emptied(*places: str) -> Callable[[Path], None]:
         return lambda root: [path.unlink() for place in places for path in (root / place).iterdir()]
 
+    lacking = functools.partial(opened_rightly, n_lacking=2 * N_EACH)
     for name in CLASSES:
         yield Case("layouts", f"{name} missing in test", remove(f"test/{name}"), f"`{name}`", "refused")
         yield Case("layouts", f"{name} missing in train", remove(f"train/{name}"), f"`{name}`", "refused")
         both = (f"train/{name}", f"test/{name}")
         yield Case("layouts", f"{name} missing in both", remove(*both), "3 classes", "refused")
         yield Case("layouts", f"{name} empty in test", emptied(f"test/{name}"), f"`{name}`", "refused")
-        yield Case("layouts", f"{name} empty in both", emptied(*both), "3 classes", "refused")
+        yield Case("layouts", f"{name} empty in both", emptied(*both), must="right", open=lacking)
         change = move(f"test/{name}", f"test/{name.title()}")
         yield Case("layouts", f"{name} capital in test", change, f"`{name}`", "refused")
         change = move(f"train/{name}", f"train/{name}/more")
         yield Case("layouts", f"{name} deeper", lambda root, n=name: _deepen(root / "train" / n), "deeper", "refused")
     three = [f"{split}/{name}" for split in SPLITS for name in CLASSES[:3]]
     yield Case("layouts", "one class of four", remove(*three), "1 classes", "refused")
+    both = lambda root: [(root / split / "labels").mkdir() for split in SPLITS]  # noqa: E731
+    yield Case("layouts", "an empty folder in both", both, "5 classes", "refused")
     yield Case("layouts", "no test", remove("test"), "`test`", "refused")
     yield Case("layouts", "no train", remove("train"), "`train`", "refused")
     yield Case("layouts", "train called training", move("train", "training"), "`train`", "refused")
