@@ -20,7 +20,17 @@ from torch import nn
 from pruneboard.benchmark import plugins, provenance
 from pruneboard.benchmark.api import Batch, Context, Criterion, Model
 from pruneboard.benchmark.counts import count_sizes
-from pruneboard.benchmark.data import Dataset, Framing, Labels, Split, draw_classes, draw_reference, find_dataset
+from pruneboard.benchmark.data import (
+    Dataset,
+    Framing,
+    Labels,
+    Split,
+    check_outputs,
+    check_same_classes,
+    draw_classes,
+    draw_reference,
+    find_dataset,
+)
 from pruneboard.benchmark.errors import CheckpointError, ForeignError, SuiteError, Unsupported
 from pruneboard.benchmark.evaluate import Accuracy, Answers, Evaluation, Pruning, prepare_pruning, unchanged
 from pruneboard.benchmark.failures import clean_reason, describe_error, is_out_of_memory
@@ -154,7 +164,7 @@ class Workbench:
         """Return the job's network; the one loaded last is kept.
 
         Raises:
-            AssetError, ModelError: the weights or the evaluation images cannot be loaded.
+            AssetError, ModelError: the weights or the evaluation images cannot be loaded, or do not fit each other.
         """
         name = (job.model, job.suite.name, job.suite.evaluation_split, self._task_of(job))
         if name not in self._models:
@@ -162,21 +172,44 @@ class Workbench:
             plugin = plugins.models().get(job.model)
             evaluation = replace(self.evaluation(job, plugin), seen=self._seen.setdefault(name, {}))
             loaded = LoadedModel(plugin, plugin.load().to(self.device), evaluation)
+            with torch.no_grad():
+                self.check_outputs(job, loaded.network(loaded.probe))
             self._models[name] = loaded
         return self._models[name]
+
+    def check_outputs(self, job: Job, logits: torch.Tensor) -> None:
+        """Raise unless the job's network, whose logits (n_images, n_outputs) are given, fits the classes of its data.
+
+        Raises:
+            AssetError: it has others, or the labels cannot be loaded.
+        """
+        dataset = self.dataset(job)
+        labels = self._split(dataset, job.suite.reference_split).labels
+        check_outputs(job.model, logits.shape[1], dataset, labels)
 
     def evaluation(self, job: Job, plugin: Model) -> Evaluation:
         """Return the images that the job's accuracies are measured on: the evaluation split, or what is taken of it.
 
         Raises:
-            AssetError: they cannot be loaded.
+            AssetError: they cannot be loaded, or are of other classes than the reference images.
         """
         split = job.suite.evaluation_split
-        labels = self._split(self.dataset(job), split).labels
+        labels = self.labels(job)[split]
         rows, n_images = None, job.suite.evaluation_per_class
         if n_images is not None:
             rows = np.sort(draw_reference(labels, n_images, _EVALUATION_SEED))
         return self._evaluation_on(job, split, self._of_task(job, labels, rows), plugin)
+
+    def labels(self, job: Job) -> dict[str, Labels]:
+        """Return the labels of the splits that the job's suite uses.
+
+        Raises:
+            AssetError: they cannot be loaded, or the splits have other classes than each other.
+        """
+        dataset, suite = self.dataset(job), job.suite
+        found = {split: self._split(dataset, split).labels for split in (suite.reference_split, suite.evaluation_split)}
+        check_same_classes(dataset.name, found)
+        return found
 
     def classes(self, job: Job) -> Labels | None:
         """Return the classes of the job's task, ascending; None when its suite has no task.

@@ -107,7 +107,10 @@ def run(
         typer.Option(help="What evaluation computes in. tf32 (GPUs) and bf16 are faster and coarser, and rows say so."),
     ] = "float32",
     dry: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would run and how long it would take; run nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Print what would run, how long it would take and what is not at hand; run nothing."
+        ),
     ] = False,
     executor: Annotated[
         Literal["local", "ray"], typer.Option(help="Where jobs run: on this machine, or on a Ray cluster.")

@@ -11,6 +11,8 @@ import torch
 from rich.console import Console
 
 from pruneboard.benchmark import plugins
+from pruneboard.benchmark.api import Model
+from pruneboard.benchmark.assets import look_for_weights
 from pruneboard.benchmark.cli._console import make_console
 from pruneboard.benchmark.cli._dry_run import print_dry_run
 from pruneboard.benchmark.cli._estimates import Forecast, Kind, kind_of, read_past_seconds
@@ -18,7 +20,8 @@ from pruneboard.benchmark.cli._progress import RunSummary, Scope, Watch
 from pruneboard.benchmark.cli._signals import Interruption, Terminated
 from pruneboard.benchmark.cli._status import StatusFile
 from pruneboard.benchmark.cli.training import train_with_progress
-from pruneboard.benchmark.errors import AssetError, PruneboardError, SuiteError
+from pruneboard.benchmark.data import look_for_dataset
+from pruneboard.benchmark.errors import AssetError, ModelError, PruneboardError, SuiteError
 from pruneboard.benchmark.executors import (
     Agenda,
     Claims,
@@ -230,7 +233,8 @@ def dry_run(jobs: Sequence[Job], options: RunOptions) -> None:
     """Print what `run_jobs` would do and how long that would take; nothing is run, trained, fetched or written.
 
     Raises:
-        PruneboardError: there is no such criterion, network or device.
+        PruneboardError: there is no such criterion, network or device, or data or weights that `run_jobs` needs are
+            damaged, or neither at hand nor to be had.
     """
     console, suite = make_console(), jobs[0].suite
     bench, store = _workbench(options), RunStore(options.out)
@@ -239,6 +243,24 @@ def dry_run(jobs: Sequence[Job], options: RunOptions) -> None:
     past = read_past_seconds(suite.name, [store, ResultsStore(_RESULTS)])
     n_workers = _n_at_a_time(bench, options)
     print_dry_run(jobs, _done(jobs, store, bench, options), past, n_workers, console)
+    for lacking in _lacking(jobs, bench):
+        console.print(lacking, soft_wrap=True)
+
+
+def _lacking(jobs: Sequence[Job], bench: Workbench) -> Iterator[str]:
+    """Say of data and weights that are not at hand how a run would come by them; raise where it would not."""
+    for job in {job.suite.datasets_of(job.model): job for job in jobs}.values():
+        names = job.suite.datasets_of(job.model)
+        if look_for_dataset(names) is None:
+            yield f"The data set {' or '.join(names)} is not at hand; a run fetches it."
+        else:
+            bench.labels(job)
+            bench.reference_rows(job)
+    for model in map(plugins.models().get, {job.model: None for job in jobs}):
+        if model.weights is not None and look_for_weights(model.weights) is None:
+            yield f"The weights of {model.name} are not at hand; a run fetches them."
+        elif not _has_made_weights(model):
+            yield f"The weights of {model.name} are not at hand; a run trains them."
 
 
 def _done(jobs: Sequence[Job], store: RunStore, bench: Workbench, options: RunOptions) -> list[bool]:
@@ -255,19 +277,20 @@ def _done(jobs: Sequence[Job], store: RunStore, bench: Workbench, options: RunOp
 
 def _make_ready(jobs: Sequence[Job], bench: Workbench, console: Console) -> None:
     """Load everything once before the first job, so that what is missing is said at once and not job by job."""
-    make_plugins_ready(jobs, console)
+    make_plugins_ready(jobs, bench, console)
     for job in {job.model: job for job in jobs}.values():
-        bench.dataset(job).split(job.suite.evaluation_split)
+        bench.labels(job)
         bench.reference_rows(job)
 
 
-def make_plugins_ready(jobs: Sequence[Job], console: Console) -> None:
-    """Load the criteria and networks of jobs.
+def make_plugins_ready(jobs: Sequence[Job], bench: Workbench, console: Console) -> None:
+    """Load the criteria and networks of jobs, and see whether these fit their data.
 
     Weights that are made on this machine are trained here when they are missing, before any worker needs them.
 
     Raises:
-        PruneboardError: there is no such criterion or network, or it cannot be loaded, or not be pruned like that.
+        PruneboardError: there is no such criterion or network, or it cannot be loaded, not be pruned like that, or does
+            not fit its data.
     """
     for job in {(job.criterion, job.tuned): job for job in jobs}.values():
         plugins.criterion_of(job)
@@ -277,17 +300,40 @@ def make_plugins_ready(jobs: Sequence[Job], console: Console) -> None:
                 f"model `{job.model}` must be pruned by some of {known}, got {job.granularity!r} in suite "
                 f"`{job.suite.name}`; correct the suite file."
             )
-    for model in map(plugins.models().get, {job.model: None for job in jobs}):
-        if model.made_file is not None and not model.made_file.exists():
-            if not model.made_when_used:
-                raise AssetError(
-                    f"the weights of `{model.name}` must be made before they are used, as that takes long; make them "
-                    f"with `pruneboard train {model.name} --device auto`, or leave the model out with `--model`."
-                )
+    for job in {job.model: job for job in jobs}.values():
+        model = plugins.models().get(job.model)
+        if model.made_file is not None and not _has_made_weights(model):
             console.print(f"{model.name} has no weights on this machine yet; they are trained once and kept.")
             # On the CPU wherever the jobs run, so that the same kind of machine gives the same weights.
             train_with_progress(model, model.made_file, torch.device("cpu"), console)
-        model.load()
+        network = model.load()
+        try:
+            with torch.no_grad():
+                logits = network(torch.zeros(1, *model.input_size))
+        # How a network refuses images is its own affair; timm's transformers assert their size.
+        except (AssertionError, RuntimeError) as error:
+            size = " x ".join(map(str, model.input_size))
+            reason = " ".join(str(error).split())
+            raise ModelError(
+                f"`{model.name}` must take images of {size}, but {reason}; correct its `input_size`."
+            ) from error
+        bench.check_outputs(job, logits)
+
+
+def _has_made_weights(model: Model) -> bool:
+    """Whether weights that are made on this machine are there, or need not be made.
+
+    Raises:
+        AssetError: they are not, and a run does not make them.
+    """
+    if model.made_file is None or model.made_file.exists():
+        return True
+    if not model.made_when_used:
+        raise AssetError(
+            f"the weights of `{model.name}` must be made before they are used, as that takes long; make them with "
+            f"`pruneboard train {model.name} --device auto`, or leave the model out with `--model`."
+        )
+    return False
 
 
 @contextlib.contextmanager
