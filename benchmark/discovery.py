@@ -13,8 +13,8 @@ import importlib.util
 import os
 import pkgutil
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
 from types import ModuleType
 
 from pruneboard.benchmark.errors import PluginError
@@ -147,12 +147,9 @@ def source_digest(module: ModuleType) -> str:
     path = Path(module.__file__)
     if not module.__name__.startswith(_OWN):
         return _digest(_package_files(module))
-    return own_digest(path.parent if path.name == "__init__.py" else path)
-
-
-def own_digest(path: Path) -> str:
-    """Return the sha256 of the source of a plugin in `criteria/` or `models/`, a file or a folder."""
-    return _digest([*path.rglob("*.py")] if path.is_dir() else [path, *path.parent.glob("_*.py")])
+    if path.name == "__init__.py":
+        return _digest([*path.parent.rglob("*.py")])
+    return _digest([path, *path.parent.glob("_*.py")])
 
 
 def source_name(module: ModuleType) -> str:
@@ -180,9 +177,14 @@ def _package_files(module: ModuleType) -> list[Path]:
 
 
 def _digest(files: list[Path]) -> str:
+    return contents_digest({file: file.read_bytes() for file in files})
+
+
+def contents_digest(contents: Mapping[PurePath, bytes]) -> str:
+    """Return the sha256 of source files, by their names and contents."""
     joined = hashlib.sha256()
-    for file in sorted(files):
-        joined.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    for file in sorted(contents):
+        joined.update(file.name.encode() + b"\0" + hashlib.sha256(contents[file]).digest())
     return joined.hexdigest()
 
 
