@@ -65,7 +65,11 @@ def environment(folder, project):
 def fill_in(package):
     """Replace the three texts of the skeleton that are refused on a card, as the page says."""
     for path, text, own in (
-        (package / "pruneboard_my_taylor.py", "One line that `pruneboard list criteria` shows, with the formula", "Mine"),
+        (
+            package / "pruneboard_my_taylor.py",
+            "One line that `pruneboard list criteria` shows, with the formula",
+            "Mine",
+        ),
         (package / "pruneboard_my_taylor.py", "https://example.org/the-paper", "https://arxiv.org/abs/1611.06440"),
         (package / "pyproject.toml", "https://example.org/", "https://github.com/your-name/"),
     ):

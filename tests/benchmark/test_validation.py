@@ -45,9 +45,7 @@ def measured(tmp_path_factory, suites):
         assert pruneboard_here("table", "small", "--publish", cwd=folder).returncode == 0
         suite, store = load_suite(suites / "small.toml"), CardStore(folder / "results")
         rows = ResultsStore(folder / "results").read_criterion("small", "activation")
-        statement = Statement(
-            author="A. Uthor", licence="MIT", url="", code="builtin", summary="A"
-        )
+        statement = Statement(author="A. Uthor", licence="MIT", url="", code="builtin", summary="A")
         store.write(make_card(rows, suite, statement, store.table_paths("small", "activation")))
     return folder / "results"
 
@@ -542,7 +540,13 @@ def test_a_commit_that_this_checkout_does_not_hold_is_told(results):
     ],
 )
 def test_what_an_author_says_is_plain(field, value, fault):
-    said = {"author": "Łukasz Ø", "licence": "MIT", "url": "https://github.com/author/a", "code": "file a.py", "summary": "A"}
+    said = {
+        "author": "Łukasz Ø",
+        "licence": "MIT",
+        "url": "https://github.com/author/a",
+        "code": "file a.py",
+        "summary": "A",
+    }
 
     assert list(statement_faults(Statement(**said))) == []
     assert fault in next(statement_faults(Statement(**said | {field: value})))
