@@ -52,13 +52,13 @@ def plain_faults(rows: pd.DataFrame) -> Iterator[str]:
     Args:
         rows: a table with the columns of `schema.Row`.
     """
-    for column in (column.name for column in COLUMNS if column.kind is str):
+    jobs = rows.drop_duplicates("key")
+    for column, level in ((column.name, column.level) for column in COLUMNS if column.kind is str):
         longest = _LONGEST_LIST if column in _LISTS else LONGEST
-        for text in rows[column].astype(str).unique():
+        for text in (jobs if level == "job" else rows)[column].astype(str).unique():
             if (fault := text_fault(text, longest)) is not None:
                 yield f"texts of a table must be plain, but {fault}: `{column}` is {text[:80]!r}; measure it again."
                 break
-    jobs = rows.drop_duplicates("key")
     for column in _COSTS:
         values = jobs[column].astype("float64")
         wrong = values[values.notna() & ~(np.isfinite(values) & (values >= 0))]
