@@ -55,7 +55,8 @@ def together_faults(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, s
         if len(untuned) > 1:
             yield str(criterion), f"an untuned criterion must have one set of `parameters`, got {len(untuned)}."
     unpruned = rows.loc[(rows["status"] == "ok") & (rows["rate"] == 0)]
-    yield from _minority(unpruned, "top1", ("model", "dataset", "device"))
+    for column in ("top1", "top5"):
+        yield from _minority(unpruned, column, ("model", "dataset", "device"))
     # Behind a layer without units nothing depends on the images, and other units may be left there.
     whole = rows[~rows["units_left"].str.contains(r"\b0\b") & (rows["units_left"] != "")]
     for column in ("params_left", "macs_left"):

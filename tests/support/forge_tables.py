@@ -212,7 +212,17 @@ def assign_jobs(**values: str) -> Edit:
 def point_lies() -> Iterator[Forgery]:
     one, few, many = "row == 33", "row % 60 == 47", "rate > 0"
     lies: dict[str, list[Callable[[pd.Series], object]]] = {
-        "top1": [add(0.0001), add(0.5), add(-2), put("1.2"), put("-0.1"), put(""), put("nan"), put("inf"), put("0.0033")],
+        "top1": [
+            add(0.0001),
+            add(0.5),
+            add(-2),
+            put("1.2"),
+            put("-0.1"),
+            put(""),
+            put("nan"),
+            put("inf"),
+            put("0.0033"),
+        ],
         "top5": [add(-0.5), add(1), put("0"), put(""), put("1.01")],
         "cross_entropy": [times(0.05), put("0"), put("-1"), put("inf"), put("nan"), put(""), times(1e-9)],
         "n_images": [add(1), put("2000"), put("0"), put("-5"), put("")],
@@ -536,7 +546,12 @@ def file_lies() -> Iterator[Forgery]:
         "imagenette/.tmp-x.csv", "imagenette/taylor.CSV", "imagenette/taylor.jobs.csv.bak", "__init__.py",
     ):  # fmt: skip
         yield Forgery("files", f"stray {name}", new(name))
-    links = {"taylor.csv": "/dev/zero", "lrp_epsilon.jobs.csv": "../../secret", "new.csv": "taylor.csv", "tuning": "/etc"}
+    links = {
+        "taylor.csv": "/dev/zero",
+        "lrp_epsilon.jobs.csv": "../../secret",
+        "new.csv": "taylor.csv",
+        "tuning": "/etc",
+    }
     for name, target in links.items():
 
         def link(folder: Path, name: str = name, target: str = target) -> None:
@@ -754,28 +769,26 @@ def main(kinds: list[str]) -> int:
         for forgery in forgeries():
             if kinds and forgery.kind not in kinds:
                 continue
-            started = time.monotonic()
+            started = time.process_time()
             try:
                 caught = bool(forge.errors(forgery))
-            except Exception as error:  # A traceback is a miss: nobody reads on.
+            # A traceback is a miss: nobody reads on.
+            except Exception as error:  # noqa: BLE001
                 print(f"CRASHED {forgery.kind} / {forgery.name}: {type(error).__name__}: {error}"[:300])
                 caught = False
-            if (seconds := time.monotonic() - started) > 10:
+            if (seconds := time.process_time() - started) > 10:
                 print(f"SLOW    {forgery.kind} / {forgery.name}: {seconds:.0f} s")
             tried[forgery.kind].append((forgery, caught))
             if caught != (forgery.caught_by == "validate"):
-                print(
-                    f"{'caught' if caught else 'MISSED'}, meant for {forgery.caught_by}: {forgery.kind} / {forgery.name}",
-                    flush=True,
-                )
+                what = "caught" if caught else "MISSED"
+                print(f"{what}, meant for {forgery.caught_by}: {forgery.kind} / {forgery.name}", flush=True)
     wrong = 0
     for kind, results in tried.items():
         missed = [forgery for forgery, caught in results if not caught]
         by_others = [f"{sum(f.caught_by == who for f in missed)} for {who}" for who in ("rerun", "nobody")]
         wrong += sum(forgery.caught_by == "validate" for forgery in missed)
-        print(
-            f"{kind}: {len(results)} tried, {len(results) - len(missed)} caught, {len(missed)} missed ({', '.join(by_others)})"
-        )
+        n_caught = len(results) - len(missed)
+        print(f"{kind}: {len(results)} tried, {n_caught} caught, {len(missed)} missed ({', '.join(by_others)})")
     print(f"{sum(map(len, tried.values()))} forgeries, {wrong} that `validate` ought to catch are missed.")
     return wrong
 
