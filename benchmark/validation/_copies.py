@@ -43,12 +43,17 @@ def copy_faults(points: pd.DataFrame) -> Iterator[tuple[str, str]]:
         ("other shots", within["shots"].transform("nunique") > 1),
     ):
         share = copied.groupby([curves[name] for name in ("table", *_NETWORK)], observed=True).mean()
-        for (table, model, granularity), part in share[share > _MOST_EQUAL_CURVES].items():
-            yield str(table), _message(f"{part:.0%} of the curves on {model} / {granularity} are those of {what}")
-    for (model, granularity), part in measured.groupby(_NETWORK, observed=True, sort=True):
-        columns = part.pivot_table(index=["seed", "shots", "rate"], columns="table", values="value", aggfunc="first")
-        sources = part.groupby("table", observed=True)["criterion_digest"].first()
-        values = {table: columns[table].to_numpy() for table in columns}
+        for line in share[share > _MOST_EQUAL_CURVES].reset_index(name="share").to_dict("records"):
+            yield (
+                str(line["table"]),
+                _message(
+                    f"{line['share']:.0%} of the curves on {line['model']} / {line['granularity']} are those of {what}"
+                ),
+            )
+    for (model, granularity), network in measured.groupby(_NETWORK, observed=True, sort=True):
+        columns = network.pivot_table(index=["seed", "shots", "rate"], columns="table", values="value", aggfunc="first")
+        sources = network.groupby("table", observed=True)["criterion_digest"].first()
+        values = {str(table): columns[table].to_numpy() for table in columns}
         for one, other in itertools.combinations(values, 2):
             if sources[one] == sources[other]:
                 continue

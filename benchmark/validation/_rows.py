@@ -306,11 +306,11 @@ def grid_faults(rows: pd.DataFrame, suite: Suite) -> Iterator[str]:
     expected = {(shots, rate) for shots in suite.shots for rate in suite.rates}
     points = rows.loc[rows["status"] == "ok", ["key", "model", "granularity", "criterion", "seed", "shots", "rate"]]
     for _, part in points.groupby("key", sort=False):
-        found = collections.Counter(zip(part["shots"], part["rate"], strict=True))
+        found: Mapping[tuple[int, float], int] = collections.Counter(zip(part["shots"], part["rate"], strict=True))
         if found.keys() != expected or max(found.values()) > 1:
-            missing = sorted(expected - found.keys())
-            some = missing or sorted(point for point, n in found.items() if n > 1 or point not in expected)
-            what = "missing" if missing else "there too often, or not of the suite"
+            absent = sorted(expected - found.keys())
+            some = absent or sorted(point for point, n in found.items() if n > 1 or point not in expected)
+            what = "missing" if absent else "there too often, or not of the suite"
             shown = f"shots {some[0][0]}, rate {some[0][1]:g}" if some else "some"
             yield (
                 f"a job must have each of its {len(expected)} points once, but of {_cell(part.iloc[0])} {len(some)} "

@@ -64,13 +64,13 @@ def together_faults(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, s
     yield from copy_faults(rows[(rows["status"] == "ok") & (rows["rate"] > 0)])
     for model, part in unpruned.groupby(["model", "dataset"], sort=True):
         for column in ("top1", "top5", "cross_entropy"):
-            values = part[column].astype("float64")
-            if values.max() - values.min() > _UNPRUNED_TOLERANCE:
-                odd = int((values - values.median()).abs().to_numpy().argmax())
+            found = part[column].astype("float64")
+            if found.max() - found.min() > _UNPRUNED_TOLERANCE:
+                odd = int((found - found.median()).abs().to_numpy().argmax())
                 yield (
                     str(part.iloc[odd]["table"]),
                     f"the unpruned network `{model[0]}` must be as accurate everywhere, within {_UNPRUNED_TOLERANCE}, "
-                    f"but `{column}` at rate 0 is {values.iloc[odd]:g} here and {values.median():g} in most rows.",
+                    f"but `{column}` at rate 0 is {found.iloc[odd]:g} here and {found.median():g} in most rows.",
                 )
 
 

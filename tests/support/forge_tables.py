@@ -433,11 +433,14 @@ TEXTS = {
     "formula": "=HYPERLINK(1)", "plus": "+1", "minus": "-cmd", "at": "@SUM(1)", "full-width": "\uff1dcmd",
     "small": "\ufe66cmd", "full-width plus": "\uff0b1", "full-width at": "\uff20x", "blank before": " =cmd",
     "tab before": "\t=cmd", "no-break blank": "\u00a0=cmd", "wide blank": "\u3000=1", "blank behind": "cpu ",
-    "escape": "cpu\x1b[2J", "bell": "a\x07", "right to left": "cpu\u202eUPG", "isolate": "a\u2066b", "zero width": "c\u200bpu",
+    "escape": "cpu\x1b[2J", "bell": "a\x07", "right to left": "cpu\u202eUPG", "isolate": "a\u2066b",
+    "zero width": "c\u200bpu",
     "joiner": "c\u200dpu", "byte order": "\ufeffcpu", "newline": "a\nb", "return": "a\rb", "nul": "a\x00b",
     "zalgo": "c" + "\u0301" * 40, "leading mark": "\u0301cpu", "enclosing": "a" + "\u20dd" * 9, "filler": "\u3164",
-    "braille blank": "\u2800\u2800", "halfwidth filler": "a\uffa0", "choseong": "\u115f", "long": "x" * 5000, "line separator": "a\u2028b",
-    "private": "\ue000", "unassigned": "\u0378", "tag": "a\U000e0041", "variation": "a\ufe0f" * 9, "soft hyphen": "a\u00adb",
+    "braille blank": "\u2800\u2800", "halfwidth filler": "a\uffa0", "choseong": "\u115f", "long": "x" * 5000,
+    "line separator": "a\u2028b",
+    "private": "\ue000", "unassigned": "\u0378", "tag": "a\U000e0041", "variation": "a\ufe0f" * 9,
+    "soft hyphen": "a\u00adb",
 }  # fmt: skip
 
 
@@ -468,7 +471,8 @@ def card_lies() -> Iterator[Forgery]:
     for field, value in {
         "suite": "digits", "suite_version": 2, "suite_digest": "0" * 64, "criterion": "taylor", "criterion_version": 9,
         "criterion_digest": "1" * 64, "criterion_family": "weights", "criterion_needs": "nothing", "reference": "https://a.org",
-        "hardware": ["H100"], "measured_with": {}, "clean": False, "data": {}, "weights": {"a": "b"}, "n_jobs": {"ok": 6},
+        "hardware": ["H100"], "measured_with": {}, "clean": False, "data": {}, "weights": {"a": "b"},
+        "n_jobs": {"ok": 6},
         "claims": [], "tables": {}, "time_utc": "2030-01-01T00:00:00+00:00", "format": 3, "colour": "red", "author": "",
         "licence": " ", "url": "", "code": "builtin", "summary": "", "clean ": True,
     }.items():  # fmt: skip
@@ -541,8 +545,10 @@ def file_lies() -> Iterator[Forgery]:
     for name in (
         "README.md", "claims.csv", "catalogue.json", "performance/cpu.csv", "imagenette/README.md", "imagenette/x.py",
         "imagenette/leaderboard.ranks.csv", "imagenette/comparison.published.csv", "imagenette/tuning/comparison.csv",
-        "imagenette/__init__.py", "imagenette/.hidden", "imagenette/index.html", "imagenette/tuning/x.json", "conftest.py",
-        "imagenette/tuning/taylor.mobilenetv2.filters.csv", "imagenette/tuning/superseded/a.json", "mysuite/taylor.jobs.csv",
+        "imagenette/__init__.py", "imagenette/.hidden", "imagenette/index.html", "imagenette/tuning/x.json",
+        "conftest.py",
+        "imagenette/tuning/taylor.mobilenetv2.filters.csv", "imagenette/tuning/superseded/a.json",
+        "mysuite/taylor.jobs.csv",
         "imagenette/.tmp-x.csv", "imagenette/taylor.CSV", "imagenette/taylor.jobs.csv.bak", "__init__.py",
     ):  # fmt: skip
         yield Forgery("files", f"stray {name}", new(name))
@@ -568,9 +574,9 @@ def file_lies() -> Iterator[Forgery]:
     )
     for name in ("taylor.csv", "taylor.jobs.csv"):
         lines: dict[str, Callable[[str], str]] = {
-            "an extra column": lambda t: "\n".join(f"{x},{'origin' if i == 0 else 'a'}" for i, x in enumerate(t.splitlines())) + "\n",
+            "an extra column": lambda t: t.replace("\n", ",origin\n"),
             "a doubled column": lambda t: "\n".join(f"{x},{x.split(',')[4]}" for x in t.splitlines()) + "\n",
-            "fields too many": lambda t: t.splitlines()[0] + "\n" + "\n".join(f"x,{x}" for x in t.splitlines()[1:]) + "\n",
+            "fields too many": lambda t: "\nx,".join(t.splitlines()) + "\n",
             "fields too few": lambda t: t + "a,b\n",
             "a byte order mark": lambda t: "\ufeff" + t,
             "blank lines": lambda t: t.replace("\n", "\n\n", 3),
@@ -612,7 +618,8 @@ def study_lies() -> Iterator[Forgery]:
 
     for name, value in {
         "value": 0.9, "n_trials": 3, "winner": 0, "searched": {"absolute": "none"}, "parameters": {"absolute": "none"},
-        "default_value": 0.1, "study": "0" * 64, "clean": False, "time_utc": "2040-01-01T00:00:00+00:00", "status": "failed",
+        "default_value": 0.1, "study": "0" * 64, "clean": False, "time_utc": "2040-01-01T00:00:00+00:00",
+        "status": "failed",
     }.items():  # fmt: skip
         yield Forgery("studies and speeds", f"{name} of an outcome", outcome(**{name: value}), TUNED)
     for column, value in {
