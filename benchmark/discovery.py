@@ -14,9 +14,9 @@ import importlib.util
 import os
 import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import ModuleType
 
 from pruneboard.benchmark.errors import PluginError
@@ -213,18 +213,16 @@ def module_digest(module: ModuleType) -> str:
     if module.__file__ is None:
         raise PluginError(f"a plugin must come from a file, but `{module.__name__}` has none.")
     path = Path(module.__file__)
-    own = path.resolve().is_relative_to(ROOT / "criteria")
-    return own_digest(path.parent if path.name == "__init__.py" else path) if own else _digest([path])
+    if not path.resolve().is_relative_to(ROOT / "criteria"):
+        return _digest([path])
+    if path.name == "__init__.py":
+        return _digest([*path.parent.rglob("*.py")])
+    return _digest([path, *path.parent.glob("_*.py")])
 
 
 def imported_files() -> list[str]:
     """Return the paths of the plugin files that this process has imported, because they hold networks that it runs."""
     return list(_imported)
-
-
-def own_digest(path: Path) -> str:
-    """Return the sha256 of the source of a plugin in `criteria/` or `models/`, a file or a folder."""
-    return _digest([*path.rglob("*.py")] if path.is_dir() else [path, *path.parent.glob("_*.py")])
 
 
 def _package_files(module: str) -> list[Path]:
@@ -244,9 +242,14 @@ def _package_files(module: str) -> list[Path]:
 
 
 def _digest(files: list[Path]) -> str:
+    return contents_digest({file: file.read_bytes() for file in files})
+
+
+def contents_digest(contents: Mapping[PurePath, bytes]) -> str:
+    """Return the sha256 of source files, by their names and contents."""
     joined = hashlib.sha256()
-    for file in sorted(files):
-        joined.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    for file in sorted(contents):
+        joined.update(file.name.encode() + b"\0" + hashlib.sha256(contents[file]).digest())
     return joined.hexdigest()
 
 

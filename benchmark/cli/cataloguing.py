@@ -1,4 +1,4 @@
-"""The catalogue of what is registered, for the site, which imports no plugin."""
+"""The catalogue of what is registered, for the pages of the site."""
 
 import dataclasses
 import json
@@ -15,15 +15,9 @@ from pruneboard.benchmark.catalogue import (
     DatasetEntry,
     ModelEntry,
     Parameter,
-    write_catalogue,
 )
 from pruneboard.benchmark.data import datasets
 from pruneboard.benchmark.foreign import ForeignCriterion
-
-
-def publish_catalogue(results: Path) -> Path:
-    """Write what the registered plugins say of themselves beside the published tables, and return the file."""
-    return write_catalogue(make_catalogue(), results)
 
 
 def make_catalogue() -> Catalogue:

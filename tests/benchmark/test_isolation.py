@@ -108,7 +108,9 @@ def test_a_process_of_its_own_gives_the_scores_of_this_one(tmp_path, monkeypatch
     for own, name in (("gradient", "far_gradient"), ("random_scores", "far_random")):
         source = (plugins.discovery.ROOT / "criteria" / f"{own}.py").read_text()
         base = "random" if own == "random_scores" else own
-        (tmp_path / f"{name}.py").write_text(source.replace(f'ClassVar[str] = "{base}"', f'ClassVar[str] = "{name}"', 1))
+        (tmp_path / f"{name}.py").write_text(
+            source.replace(f'ClassVar[str] = "{base}"', f'ClassVar[str] = "{name}"', 1)
+        )
     monkeypatch.setenv(FILES_VARIABLE, os.pathsep.join(map(str, sorted(tmp_path.glob("far_*.py")))))
 
     def accuracies(criterion):
