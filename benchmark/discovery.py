@@ -147,9 +147,12 @@ def source_digest(module: ModuleType) -> str:
     path = Path(module.__file__)
     if not module.__name__.startswith(_OWN):
         return _digest(_package_files(module))
-    if path.name == "__init__.py":
-        return _digest([*path.parent.rglob("*.py")])
-    return _digest([path, *path.parent.glob("_*.py")])
+    return own_digest(path.parent if path.name == "__init__.py" else path)
+
+
+def own_digest(path: Path) -> str:
+    """Return the sha256 of the source of a plugin in `criteria/` or `models/`, a file or a folder."""
+    return _digest([*path.rglob("*.py")] if path.is_dir() else [path, *path.parent.glob("_*.py")])
 
 
 def source_name(module: ModuleType) -> str:
