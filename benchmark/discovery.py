@@ -215,9 +215,12 @@ def module_digest(module: ModuleType) -> str:
     path = Path(module.__file__)
     if not path.resolve().is_relative_to(ROOT / "criteria"):
         return _digest([path])
-    if path.name == "__init__.py":
-        return _digest([*path.parent.rglob("*.py")])
-    return _digest([path, *path.parent.glob("_*.py")])
+    return own_digest(path.parent if path.name == "__init__.py" else path)
+
+
+def own_digest(path: Path) -> str:
+    """Return the sha256 of the source of a plugin in `criteria/` or `models/`, a file or a folder."""
+    return _digest([*path.rglob("*.py")] if path.is_dir() else [path, *path.parent.glob("_*.py")])
 
 
 def imported_files() -> list[str]:
