@@ -24,6 +24,7 @@ from pruneboard.benchmark.counts import count_sizes
 from pruneboard.benchmark.data import Dataset, Framing, Labels, Split, draw_classes, draw_reference, find_dataset
 from pruneboard.benchmark.errors import CheckpointError, SuiteError, Unsupported
 from pruneboard.benchmark.evaluate import Accuracy, Answers, Evaluation, Pruning, prepare_pruning, unchanged
+from pruneboard.benchmark.networks import check_network
 from pruneboard.benchmark.protocols import Checkpoints, Curves, Experiment, Training, iterative, one_shot
 from pruneboard.benchmark.schema import (
     SCHEMA_VERSION,
@@ -168,8 +169,7 @@ class Workbench:
             plugin = plugins.models().get(job.model)
             evaluation = replace(self.evaluation(job, plugin), seen=self._seen.setdefault(name, {}))
             loaded = LoadedModel(plugin, plugin.load().to(self.device), evaluation)
-            with torch.no_grad():
-                logits = loaded.network(loaded.probe)
+            logits = check_network(job.model, loaded.network, loaded.probe)
             self.tainted |= not torch.allclose(logits, self._logits.setdefault(name, logits), rtol=1e-4, atol=1e-5)
             self._models[name] = loaded
         return self._models[name]
