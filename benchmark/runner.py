@@ -34,6 +34,7 @@ from pruneboard.benchmark.data import (
 from pruneboard.benchmark.errors import CheckpointError, ForeignError, SuiteError, Unsupported
 from pruneboard.benchmark.evaluate import Accuracy, Answers, Evaluation, Pruning, prepare_pruning, unchanged
 from pruneboard.benchmark.failures import clean_reason, describe_error, is_out_of_memory
+from pruneboard.benchmark.networks import check_network
 from pruneboard.benchmark.protocols import Checkpoints, Curves, Experiment, Training, iterative, one_shot
 from pruneboard.benchmark.schema import (
     SCHEMA_VERSION,
@@ -172,8 +173,7 @@ class Workbench:
             plugin = plugins.models().get(job.model)
             evaluation = replace(self.evaluation(job, plugin), seen=self._seen.setdefault(name, {}))
             loaded = LoadedModel(plugin, plugin.load().to(self.device), evaluation)
-            with torch.no_grad():
-                self.check_outputs(job, loaded.network(loaded.probe))
+            self.check_outputs(job, check_network(job.model, loaded.network, loaded.probe))
             self._models[name] = loaded
         return self._models[name]
 

@@ -20,6 +20,7 @@ from pruneboard.benchmark.assets import (
 )
 from pruneboard.benchmark.data import WHOLE, Framing, scaled
 from pruneboard.benchmark.errors import ModelError
+from pruneboard.benchmark.networks import make_plain
 from pruneboard.benchmark.schema import GRANULARITIES, Granularity, digest
 
 Optimiser = Literal["adamw", "sgd"]
@@ -185,8 +186,13 @@ class Model:
             return weights_digest(self.weights)
         return made_weights_digest(self.made_file) if self.made_file and is_file(self.made_file) else ""
 
-    def _state(self) -> tuple[str, dict[str, Tensor]]:
-        """Return the name of the weights file and its tensors."""
+    def trained(self) -> tuple[str, dict[str, Tensor]]:
+        """Return the name of the weights file and its tensors.
+
+        Raises:
+            AssetError: the weights are missing or damaged.
+            ModelError: there are none.
+        """
         if self.weights is not None:
             file, state = self.weights.file, load_weights(self.weights)
         elif self.made_file is not None and is_file(self.made_file):
@@ -198,11 +204,13 @@ class Model:
     def load(self) -> nn.Module:
         """Build the network with its trained weights, in eval mode on the CPU.
 
+        Weights that `build` has computed from others, such as those of a weight norm, are plain parameters in it.
+
         Raises:
             AssetError: the weights are missing or damaged.
             ModelError: the weights do not fit the network, or there are none.
         """
-        return self.with_weights(*self._state())
+        return make_plain(self.with_weights(*self.trained()))
 
     def with_weights(self, file: str, state: Mapping[str, Tensor], *, but: str | None = None) -> nn.Module:
         """Build the network with the weights that a file holds, in eval mode on the CPU.

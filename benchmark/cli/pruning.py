@@ -87,9 +87,12 @@ def prune(options: PruneOptions) -> bool:
     try:
         make_plugins_ready([job], bench, console)
         scored = score(job, shots, bench)
-        pruned = build(scored, options.rate, options.form)
-        facts = facts_of(scored, pruned, options.rate, options.form, bench)
-        write(pruned.network, facts, targets)
+        try:
+            pruned = build(scored, options.rate, options.form)
+            facts = facts_of(scored, pruned, options.rate, options.form, bench)
+            write(pruned.network, facts, targets, scored.loaded.probe)
+        except ModelError as error:
+            raise ModelError(f"`{options.model}` by {job.granularity}: {error}") from error
     except KeyboardInterrupt:
         console.print(_what_stopped(targets, before), soft_wrap=True)
         return True
@@ -176,7 +179,7 @@ def _report(scored: Scored, pruned: Pruned, facts: Facts, targets: Targets, cons
     for sentence in _sentences(pruned, facts):
         console.print(sentence)
     console.print(f"Its logits differ from the masked network's by {pruned.difference:.1g} of the largest.")
-    console.print("Written:")
+    console.print("Written, and found to give these logits in a fresh interpreter:")
     for path in targets.paths:
         console.print(f"  {path} ({path.stat().st_size:,} bytes)", soft_wrap=True)
     console.print(textwrap.indent(_how_to_load(facts, targets), "  "), soft_wrap=True)

@@ -1,7 +1,8 @@
 """From masks or scores to a physically smaller network that was compared with the masked one."""
 
+import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruneboard.benchmark.counts import Size, count_sizes
-from pruneboard.benchmark.errors import ModelError
+from pruneboard.benchmark.errors import ModelError, PruneboardError
 from pruneboard.benchmark.physical._coupled import choose, cut_coupled, find_coupling
 from pruneboard.benchmark.physical._surgery import Removal, cut_exactly
 from pruneboard.benchmark.physical._trace import flatten
@@ -61,9 +62,10 @@ def prune_exactly(model: nn.Module, layers: Sequence[Layer], masks: Mapping[str,
     Raises:
         ModelError: the network cannot be cut or written down, or what came out is not what the masks stand for.
     """
-    own, images, masks = _copy(model), images.cpu(), {name: mask.cpu() for name, mask in masks.items()}
-    removal = cut_exactly(own, layers, masks, images[:1])
-    pruned, counted = _checked(model, layers, masks, images, (own, removal))
+    with _refused(model):
+        own, images, masks = _copy(model), images.cpu(), {name: mask.cpu() for name, mask in masks.items()}
+        removal = cut_exactly(own, layers, masks, images[:1])
+        pruned, counted = _checked(model, layers, masks, images, (own, removal))
     if pruned.size != counted:
         raise ModelError(
             f"the exact form must have the size that was counted, {counted}, but it has {pruned.size}; this network "
@@ -97,17 +99,38 @@ def prune_coupled(
     Raises:
         ModelError: the network cannot be cut or written down, or it computes something else than the masked one.
     """
-    own, images = _copy(model), images.cpu()
-    coupling = find_coupling(own, layers, images[:1])
-    masks = choose(coupling, scores, rate, scope, generator)
-    removal = cut_coupled(own, coupling, masks, images[:1])
-    pruned, _ = _checked(model, layers, masks, images, (own, removal))
+    with _refused(model):
+        own, images = _copy(model), images.cpu()
+        coupling = find_coupling(own, layers, images[:1])
+        masks = choose(coupling, scores, rate, scope, generator)
+        removal = cut_coupled(own, coupling, masks, images[:1])
+        pruned, _ = _checked(model, layers, masks, images, (own, removal))
     return pruned
 
 
 def _copy(model: nn.Module) -> nn.Module:
     """Copy a network to the CPU, where it is cut and compared."""
-    return copy.deepcopy(model).cpu().eval()
+    own = copy.deepcopy(model).cpu().eval()
+    for parameter in own.parameters():
+        # Torch-Pruning follows gradients, and does not see frozen parameters.
+        parameter.requires_grad_(parameter.is_floating_point())
+    return own
+
+
+@contextlib.contextmanager
+def _refused(model: nn.Module) -> Iterator[None]:
+    """Refuse a network by name that breaks what cuts it."""
+    try:
+        yield
+    except PruneboardError:
+        raise
+    # A network that is written in an unusual way may break Torch-Pruning, torch.fx or a rule of ours anywhere.
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ModelError(
+            f"a network must be one that can be cut, but `{type(model).__name__}` cannot ({reason}); measure it by "
+            "masks only."
+        ) from error
 
 
 def _checked(
@@ -122,16 +145,15 @@ def _checked(
     on_cpu = all(p.device.type == "cpu" for p in model.parameters())
     whole = model if on_cpu else _copy(model)
     network = flatten(own, images[:1])
-    try:
-        with torch.no_grad():
-            got = network(images)
-    except (RuntimeError, ValueError, IndexError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"a pruned network must compute, but `{type(model).__name__}` does not: {reason}; measure it by masks only."
-        ) from error
+    with torch.no_grad():
+        got = network(images)
     with masked(whole, layers, masks), torch.no_grad():
         expected = whole(images)
+    if got.shape != expected.shape:
+        raise ModelError(
+            f"a pruned network must keep its {expected.shape[1]} logits, but {got.shape[1]} of `{type(model).__name__}` "
+            "are left: units of its last layer are logits; measure it by masks only."
+        )
     difference = float((got - expected).abs().max() / expected.abs().max().clamp(min=_SMALLEST))
     if not difference <= _TOLERANCE:
         raise ModelError(

@@ -5,7 +5,9 @@ import importlib.util
 import json
 import keyword
 import logging
+import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from pruneboard.benchmark.errors import AssetError, ModelError
 from pruneboard.benchmark.physical._records import Facts
@@ -22,6 +24,9 @@ from pruneboard.benchmark.physical._source import module_source
 from pruneboard.benchmark.store import atomic_file
 
 _SUFFIX = ".safetensors"
+
+_TOLERANCE, _ONNX_TOLERANCE = 1e-5, 1e-4
+"""Largest difference of a logit of what was written, relative to the largest logit; ONNX has kernels of its own."""
 
 # What the module imports, and what torch and ONNX import in turn.
 _TAKEN = sys.stdlib_module_names | {"__main__", "numpy", "onnx", "safetensors", "torch"}
@@ -99,16 +104,17 @@ def check_targets(targets: Targets, *, overwrite: bool) -> None:
     probe.unlink()
 
 
-def write(network: fx.GraphModule, facts: Facts, targets: Targets) -> None:
-    """Write a network's files; they appear when all of them are whole, in the order of `Targets.paths`.
+def write(network: fx.GraphModule, facts: Facts, targets: Targets, images: Tensor) -> None:
+    """Write a network's files; they appear when all of them are whole and load, in the order of `Targets.paths`.
 
     Args:
         network: the pruned network, on the CPU.
         facts: what is known of it.
         targets: where to.
+        images: some on which a fresh interpreter must get its logits, (n_images, channels, height, width).
 
     Raises:
-        ModelError: the network cannot be written down.
+        ModelError: the network cannot be written down, or what was written does not load, or computes something else.
         StoreError: a file cannot be written.
     """
     source = module_source(network, facts, targets.weights.name)
@@ -121,6 +127,71 @@ def write(network: fx.GraphModule, facts: Facts, targets: Targets) -> None:
         module.write_text(source, encoding="utf-8")
         for path in onnx:
             _export(network, facts, path)
+        _load_again(network, targets, temporary, images)
+
+
+def _load_again(network: fx.GraphModule, targets: Targets, written: Mapping[Path, Path], images: Tensor) -> None:
+    """Hold written files to the network, in a fresh interpreter that has neither pruneboard nor timm.
+
+    Args:
+        network: what they hold.
+        targets: their names.
+        written: each of them to where it lies now.
+        images: what the logits are compared on.
+
+    Raises:
+        ModelError: they do not load, or compute something else.
+    """
+    onnx = [path for path in targets.paths if path == targets.onnx and importlib.util.find_spec("onnxruntime")]
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        for target, path in written.items():
+            (Path(folder) / target.name).symlink_to(path.resolve())
+        given = {"images": images.cpu().contiguous(), "logits": network(images.cpu()).contiguous()}
+        safetensors.torch.save_file(given, Path(folder) / ".given")
+        arguments = [folder, targets.module.name, *(path.name for path in onnx)]
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", _ALONE, *arguments], capture_output=True, text=True, check=False
+        )
+    if done.returncode or done.stdout != _SAME:
+        reason = (done.stderr or done.stdout).strip().rpartition("\n")[2][:300] or f"it ended with {done.returncode}"
+        raise ModelError(
+            f"a network that is written must load in a fresh interpreter and give its logits, but that of "
+            f"`{targets.module}` does not ({reason}); nothing was written, use this network with masks only."
+        )
+
+
+_SAME = "the same logits\n"
+
+_ALONE = f"""
+import importlib.util, pathlib, sys
+for name in ("pruneboard", "timm", "torch_pruning", "torchvision", "zennit"):
+    sys.modules[name] = None
+import torch
+from safetensors.torch import load_file
+folder, module, *onnx = sys.argv[1:]
+folder = pathlib.Path(folder)
+given = load_file(folder / ".given")
+images, logits = given["images"], given["logits"]
+spec = importlib.util.spec_from_file_location(pathlib.Path(module).stem, folder / module)
+written = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(written)
+network = written.load()
+runs = [network]
+for name in onnx:
+    import onnxruntime
+    session = onnxruntime.InferenceSession(folder / name)
+    runs.append(lambda x: torch.from_numpy(session.run(None, {{"images": x.numpy()}})[0]))
+with torch.no_grad():
+    for run, tolerance in zip(runs, ({_TOLERANCE}, {_ONNX_TOLERANCE})):
+        for part in (slice(None), slice(1)):
+            got, expected = run(images[part]), logits[part]
+            if got.shape != expected.shape:
+                sys.exit(f"its logits are {{tuple(got.shape)}} instead of {{tuple(expected.shape)}}")
+            off = float((got - expected).abs().max() / logits.abs().max().clamp(min=1e-2))
+            if not off <= tolerance:
+                sys.exit(f"its logits differ by {{off:.2g}} of the largest")
+sys.stdout.write({_SAME!r})
+"""
 
 
 def _metadata(facts: Facts) -> dict[str, str]:

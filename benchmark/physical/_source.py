@@ -1,5 +1,7 @@
 """A flat network as one readable Python module that needs only torch and safetensors."""
 
+import ast
+import builtins
 import inspect
 import json
 from collections.abc import Iterator
@@ -113,24 +115,31 @@ def _extra_imports(flat: fx.GraphModule) -> str:
     Raises:
         ModelError: it names something of another package.
     """
+    values = flat.graph.python_code("self").globals
+    used = {node.id for node in ast.walk(ast.parse(_forward(flat))) if isinstance(node, ast.Name)}
     found = []
-    code = flat.graph.python_code("self")
-    for name, value in code.globals.items():
-        module = str(getattr(value, "__module__", None) or getattr(value, "__name__", ""))
-        if name in ("torch", "device", "inf", "nan", "NoneType") or module.split(".")[0] in ("torch", "typing"):
-            continue
-        if module not in ("math", "operator", "_operator", "builtins"):
+    for name in sorted((used & values.keys()) - {"torch", *vars(builtins)}):
+        value = values[name]
+        own = getattr(value, "__name__", name)
+        # Numbers such as `inf` have no module, and torch's graphs call those of `math` by their names.
+        module = "math" if isinstance(value, float) else str(getattr(value, "__module__", None))
+        if module.split(".")[0] not in ("torch", "math", "operator", "_operator", "typing"):
             raise ModelError(
                 f"the code of a network must call torch only to be written down, but it calls `{name}` of `{module}`; "
                 "use this network with masks only."
             )
-        found.append(f"import {module}")
-    return "".join(f"{line}\n" for line in sorted(set(found)))
+        found.append(f"from {module} import {own}{'' if own == name else f' as {name}'}\n")
+    return "".join(found)
+
+
+def _forward(flat: fx.GraphModule) -> str:
+    """Return the code of `forward`, without the calls of torch's tracer before it."""
+    code = flat.graph.python_code("self").src
+    return code[code.index("def forward(") :].strip()
 
 
 def _network(flat: fx.GraphModule) -> str:
-    code = flat.graph.python_code("self")
-    body = inspect.cleandoc(code.src).strip()
+    body = _forward(flat)
     lines = [line.split("#")[0].rstrip() if "annotation" in line else line.rstrip() for line in body.splitlines()]
     text = "\n".join(f"    {line}" if line else "" for line in lines)
     parts = [

@@ -36,7 +36,7 @@ def start_from_model(name: str) -> Start:
         AssetError, ModelError: it has no weights, or they are damaged.
     """
     model = plugins.models().get(name)
-    network = model.load()
+    network = model.with_weights(*model.trained())
     return Start(name, model.weights_digest, network.state_dict())
 
 
