@@ -3,6 +3,8 @@
 import functools
 import io
 import math
+import struct
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +27,22 @@ Picture = bytes | Image.Image
 _MODES = {1: "L", 3: "RGB"}
 _CPU = torch.device("cpu")
 
+# What PIL raises on a damaged image: its decoders trust what they read.
+_IMAGE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 _KINDS_OF_16_BITS = ("PNG", "PPM")
 """Formats that Pillow reads with 32 bits per pixel where they hold 16."""
 _TURNS = {
@@ -207,10 +225,7 @@ def _decode(picture: Picture, size: tuple[int, int, int], framing: Framing, wher
         image = Image.open(io.BytesIO(picture)) if isinstance(picture, bytes) else picture
         image.load()
         image = _in_bytes(_upright(image)).convert(_MODES[channels])
-    except MemoryError:
-        raise
-    # Pillow's decoders raise whatever a damaged file leads them to.
-    except Exception as error:
+    except _IMAGE_ERRORS as error:
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "Pillow knows no such kind" if unknown else " ".join(str(error).split()) or type(error).__name__
         raise AssetError(
@@ -226,7 +241,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     # Damaged EXIF tells nothing, and no viewer minds it.
-    except Exception:  # noqa: BLE001
+    except _IMAGE_ERRORS:
         return image
     return image if turn is None else image.transpose(turn)
 
