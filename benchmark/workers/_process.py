@@ -138,8 +138,7 @@ class Worker(Generic[T, R]):
             report = self.channel.receive()
         except ChannelError as error:
             # One that ends closes its pipe before it is dead.
-            self.process.join(_ENDING_SECONDS)
-            self.fault = str(error) if self.process.is_alive() else ""
+            self.fault = "" if self._has_ended() else str(error)
             return None
         if report is _State.READY and not self.is_ready:
             self.is_ready, self.since = True, time.monotonic()
@@ -172,13 +171,21 @@ class Worker(Generic[T, R]):
         """End the process at once, with every process that a plugin forked."""
         if self.process.is_alive():
             kill_tree(self.pid)
-            self.process.join(_ENDING_SECONDS)
+            self._has_ended()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._read_output()
         self._close_log()
         self.channel.close()
         self._close_output()
+
+    def _has_ended(self) -> bool:
+        """Wait a while for the process to end, and return whether it has."""
+        end = time.monotonic() + _ENDING_SECONDS
+        # Joining would wait for ever for a process that closed all its descriptors, the sentinel among them.
+        while self.process.is_alive() and time.monotonic() < end:
+            time.sleep(0.01)
+        return not self.process.is_alive()
 
     def _read_output(self) -> None:
         """Move what the worker printed into the log of its task; what it prints between tasks is dropped."""
