@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 
 from pruneboard.benchmark.errors import StoreError
-from pruneboard.benchmark.schema import Suite
+from pruneboard.benchmark.schema import Suite, parse_json
 from pruneboard.benchmark.stats import METRICS, area_under_curve, summarise
-from pruneboard.benchmark.store import atomic_file
+from pruneboard.benchmark.store import ResultsStore, atomic_file
 
 FORMAT = 1
 SUFFIX = ".card.json"
@@ -144,12 +144,13 @@ class CardStore:
         return folder / f"{criterion}.csv", folder / f"{criterion}.jobs.csv"
 
     def read(self, suite: str) -> list[Card]:
-        """Read all cards of a suite, sorted by criterion.
+        """Read the cards of all tables of a suite, sorted by criterion.
 
         Raises:
             StoreError: a card is damaged, foreign, or of another version.
         """
-        return [read_card(path) for path in sorted((self.folder / suite).glob(f"[!.]*{SUFFIX}"))]
+        paths = (self.path(suite, criterion) for criterion in ResultsStore(self.folder).criteria(suite))
+        return [read_card(path) for path in paths if path.exists()]
 
     def read_one(self, suite: str, criterion: str) -> Card:
         """Read the card of one criterion.
@@ -179,7 +180,7 @@ def read_card(path: Path) -> Card:
         StoreError: it is damaged, foreign, or of another version.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
         if document.pop("format") != FORMAT:
             raise ValueError(f"its format must be {FORMAT}")
         card = Card(**document)

@@ -1,15 +1,7 @@
-"""What is known of criteria, networks and data sets beyond their rows, as one file beside the published tables."""
+"""What is known of criteria, networks and data sets beyond their rows, for the pages of the site."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-from pruneboard.benchmark.errors import StoreError
-
-FILE = "catalogue.json"
-_FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,55 +96,3 @@ class Catalogue:
     criteria: Mapping[str, CriterionEntry] = dataclasses.field(default_factory=dict)
     models: Mapping[str, ModelEntry] = dataclasses.field(default_factory=dict)
     datasets: Mapping[str, DatasetEntry] = dataclasses.field(default_factory=dict)
-
-
-def write_catalogue(catalogue: Catalogue, folder: Path) -> Path:
-    """Write the catalogue into a folder of results, and return the file.
-
-    Raises:
-        StoreError: it cannot be written.
-    """
-    path = folder / FILE
-    text = json.dumps({"format": _FORMAT, **dataclasses.asdict(catalogue)}, indent=1, ensure_ascii=False)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise StoreError(f"the catalogue must be writable, but `{path}` is not: {error.strerror}.") from error
-    return path
-
-
-def read_catalogue(folder: Path) -> Catalogue:
-    """Read the catalogue of a folder of results, empty when there is none.
-
-    Raises:
-        StoreError: the file is damaged, or of another format.
-    """
-    path = folder / FILE
-    if not path.is_file():
-        return Catalogue()
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or found.get("format") != _FORMAT:
-            raise ValueError(f"its format is not {_FORMAT}")
-        return Catalogue(
-            criteria={name: _criterion(entry) for name, entry in found["criteria"].items()},
-            models={name: _model(entry) for name, entry in found["models"].items()},
-            datasets={name: DatasetEntry(**entry) for name, entry in found["datasets"].items()},
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(
-            f"a catalogue must be what `pruneboard site catalogue` writes, but `{path}` is not: {error}; "
-            "write it again, or remove it."
-        ) from error
-
-
-def _criterion(entry: Mapping[str, Any]) -> CriterionEntry:
-    parameters = tuple(Parameter(**parameter) for parameter in entry["parameters"])
-    lists = {name: tuple(entry[name]) for name in ("details", "files")}
-    return CriterionEntry(**{**entry, **lists, "parameters": parameters})
-
-
-def _model(entry: Mapping[str, Any]) -> ModelEntry:
-    lists = {name: tuple(entry[name]) for name in ("granularities", "input_size", "mean", "std")}
-    return ModelEntry(**{**entry, **lists, "recipe": tuple((name, value) for name, value in entry["recipe"])})

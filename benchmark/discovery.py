@@ -2,19 +2,21 @@
 
 An installed package names its plugins by entry points of the group `pruneboard.criteria` or `pruneboard.models`. A
 file, or a folder with an `__init__.py`, is named on the command line or in `$PRUNEBOARD_PLUGINS`, which worker
-processes inherit.
+processes inherit. Only the project's own plugins are imported where networks are evaluated.
 """
 
 import functools
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.metadata
 import importlib.util
 import os
 import pkgutil
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 from types import ModuleType
 
 from pruneboard.benchmark.errors import PluginError
@@ -25,49 +27,124 @@ FILES_VARIABLE = "PRUNEBOARD_PLUGINS"
 SENT_FOLDER = "sent_plugins"
 """Beside the packages of code that was sent here: the plugin files that were named where it came from."""
 
-_ROOT = Path(__file__).resolve().parents[1]
-_OWN = ("pruneboard.criteria", "pruneboard.models")
+ROOT = Path(__file__).resolve().parents[1]
+"""Folder of the project's own `criteria` and `models`."""
+
 _FILE_PREFIX = "pruneboard_file_"
+_imported: list[str] = []
+_hidden: list[bool] = []
 
 
-def plugin_modules(package: str) -> Iterator[ModuleType]:
-    """Import and yield the modules of a plugin package, sorted by name, except those whose name starts with `_`.
+@dataclass(frozen=True, order=True)
+class Source:
+    """Where foreign plugins come from.
+
+    Attributes:
+        path: the named file or folder; empty for an entry point.
+        group: group of the entry point; empty for a file.
+        entry: name of the entry point.
+        value: what the entry point names, as `module` or `module:attribute`.
+        package: name and version of the package that declares it.
+    """
+
+    path: str = ""
+    group: str = ""
+    entry: str = ""
+    value: str = ""
+    package: str = ""
+
+    @property
+    def origin(self) -> str:
+        """Where the plugins came from, for people: a package with its version, or a file."""
+        return f"file {Path(self.path).name}" if self.path else f"package {self.package}"
+
+    @property
+    def label(self) -> str:
+        """What to look for where the plugins are named, for people."""
+        return f"`{self.path}`" if self.path else f"`{self.entry} = {self.value}` of {self.origin}"
+
+    def digest(self) -> str:
+        """Return the sha256 of all files that can change what a plugin does, without importing any.
+
+        Of a single file that is the file; of a named folder or an installed package all of its Python files.
+
+        Raises:
+            PluginError: they cannot be read.
+        """
+        try:
+            if self.path:
+                path = Path(self.path)
+                return _digest([*path.rglob("*.py")] if path.is_dir() else [path])
+            return _digest(_package_files(self.value.partition(":")[0]))
+        except OSError as error:
+            raise _not_importable("a plugin", self.label, error) from error
+
+    def load(self) -> tuple[ModuleType, object]:
+        """Import it, and return its module with what it names there: the module itself, a class or an instance.
+
+        Raises:
+            PluginError: it cannot be imported.
+        """
+        if self.path:
+            module = file_module(Path(self.path))
+            return module, module
+        try:
+            value = importlib.metadata.EntryPoint(self.entry, self.value, self.group).load()
+            if isinstance(value, ModuleType):
+                return value, value
+            name = value.__module__ if isinstance(value, type) else self.value.partition(":")[0]
+            return importlib.import_module(name), value
+        # A plugin is foreign code, and whatever it raises is a fault of that one.
+        except (Exception, SystemExit) as error:
+            raise _not_importable(f"every entry point of `{self.group}`", self.label, error) from error
+
+
+def hide_foreign() -> None:
+    """Let this process, which runs one foreign plugin, know no others beside the project's own."""
+    _hidden.append(True)
+
+
+def sources(group: str) -> tuple[Source, ...]:
+    """Return where foreign plugins of a group come from: installed packages, sorted, then named files in order."""
+    if _hidden:
+        return ()
+    entries = {
+        Source(
+            group=group,
+            entry=entry.name,
+            value=entry.value,
+            package=f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "unknown",
+        )
+        for entry in importlib.metadata.entry_points(group=group)
+    }
+    return (*sorted(entries), *(Source(path=str(path)) for path in named_files()))
+
+
+def own_modules(package: str) -> Iterator[ModuleType]:
+    """Import and yield the modules of one of the project's own plugin folders, except those whose name begins with `_`.
+
+    Args:
+        package: `pruneboard.criteria` or `pruneboard.models`.
 
     Raises:
-        PluginError: a module cannot be imported; nothing is skipped silently.
+        PluginError: a module cannot be imported, or another one stands in its place.
     """
-    root = importlib.import_module(package)
-    for info in sorted(pkgutil.iter_modules(root.__path__), key=lambda info: info.name):
+    folder = ROOT / package.rpartition(".")[2]
+    for info in sorted(pkgutil.iter_modules([str(folder)]), key=lambda info: info.name):
         if not info.name.startswith("_"):
             try:
                 module = importlib.import_module(f"{package}.{info.name}")
-            # A plugin is foreign code, and whatever it raises is a fault of that one file.
+                if not Path(module.__file__ or "").resolve().is_relative_to(folder):
+                    raise ImportError(f"`{module.__file__}` takes its place")
             except Exception as error:
                 raise _not_importable(f"every file of `{package}`", f"`{info.name}`", error) from error
             yield module
 
 
-def installed_plugins(group: str) -> Iterator[tuple[importlib.metadata.EntryPoint, object]]:
-    """Import and yield what installed packages name in an entry point group: a module, a class or an instance.
-
-    Raises:
-        PluginError: one cannot be imported.
-    """
-    for entry in sorted(importlib.metadata.entry_points(group=group), key=lambda entry: (entry.name, entry.value)):
-        try:
-            plugin = entry.load()
-        # As above.
-        except Exception as error:
-            origin = f" of package `{entry.dist.name}`" if entry.dist is not None else ""
-            rule, what = f"every entry point of `{group}`", f"`{entry.name} = {entry.value}`{origin}"
-            raise _not_importable(rule, what, error) from error
-        yield entry, plugin
-
-
 def named_files() -> tuple[Path, ...]:
     """Return the plugin files that were named, in order: in `$PRUNEBOARD_PLUGINS`, then what was sent with the code."""
     named = filter(None, os.environ.get(FILES_VARIABLE, "").split(os.pathsep))
-    return (*map(Path, named), *sorted((_ROOT / SENT_FOLDER).glob("*/*")))
+    return (*map(Path, named), *sorted((ROOT / SENT_FOLDER).glob("*/*")))
 
 
 def name_file(path: Path) -> Path:
@@ -91,17 +168,12 @@ def name_file(path: Path) -> Path:
     return known
 
 
-def own_module(package: str, path: Path) -> ModuleType | None:
-    """Return the module of a file that lies where the project's own plugins are; None for any other file.
-
-    Raises:
-        PluginError: it cannot be imported.
-    """
-    folders = [Path(folder).resolve() for folder in importlib.import_module(package).__path__]
+def own_name(package: str, path: Path) -> str | None:
+    """Return the module name of a file or folder that lies among the project's own plugins; None for any other."""
     known = path.resolve()
-    if known.parent not in folders or not known.exists():
+    if known.parent != ROOT / package.rpartition(".")[2] or not known.exists():
         return None
-    return next((module for module in plugin_modules(package) if module.__name__ == f"{package}.{known.stem}"), None)
+    return f"{package}.{known.stem}"
 
 
 def is_path(text: str) -> bool:
@@ -132,57 +204,52 @@ def file_module(path: Path) -> ModuleType:
     except (Exception, SystemExit) as error:
         sys.modules.pop(name, None)
         raise _not_importable("a plugin file", f"`{path}`", error) from error
+    _imported.append(str(path))
     return module
 
 
-def source_digest(module: ModuleType) -> str:
-    """Return the sha256 of a plugin's source: all files that can change its result, by their names and contents.
-
-    Of a file in `criteria/` or `models/` these are the file with the shared helpers (`_name.py`) beside it, or all
-    Python files of its folder; of an installed package or a named folder all of its Python files; of a single file that
-    one.
-    """
+def module_digest(module: ModuleType) -> str:
+    """Return the sha256 of the source of one of the project's own plugins, or of a module that a test defines."""
     if module.__file__ is None:
         raise PluginError(f"a plugin must come from a file, but `{module.__name__}` has none.")
     path = Path(module.__file__)
-    if not module.__name__.startswith(_OWN):
-        return _digest(_package_files(module))
-    return own_digest(path.parent if path.name == "__init__.py" else path)
+    if not path.resolve().is_relative_to(ROOT / "criteria"):
+        return _digest([path])
+    if path.name == "__init__.py":
+        return _digest([*path.parent.rglob("*.py")])
+    return _digest([path, *path.parent.glob("_*.py")])
 
 
-def own_digest(path: Path) -> str:
-    """Return the sha256 of the source of a plugin in `criteria/` or `models/`, a file or a folder."""
-    return _digest([*path.rglob("*.py")] if path.is_dir() else [path, *path.parent.glob("_*.py")])
+def imported_files() -> list[str]:
+    """Return the paths of the plugin files that this process has imported, because they hold networks that it runs."""
+    return list(_imported)
 
 
-def source_name(module: ModuleType) -> str:
-    """Return where a plugin's module came from, for people: `builtin`, a package with its version, or a file."""
-    if module.__name__.startswith(_OWN):
-        return "builtin"
-    if module.__name__.startswith(_FILE_PREFIX):
-        path = Path(module.__file__ or "")
-        return f"file {path.parent.name if path.name == '__init__.py' else path.name}"
-    top = module.__name__.partition(".")[0]
-    names = sorted(set(importlib.metadata.packages_distributions().get(top, ())))
-    return f"package {' '.join(f'{name} {importlib.metadata.version(name)}' for name in names) or top}"
+def _package_files(module: str) -> list[Path]:
+    """Return the Python files of the outermost package around a module that is no namespace, or its own file.
 
-
-def _package_files(module: ModuleType) -> list[Path]:
-    """Return the Python files of the outermost package around a module that is no namespace, or its own file."""
-    parts = module.__name__.split(".")
-    for depth in range(1, len(parts) + 1):
-        outer = sys.modules.get(".".join(parts[:depth]))
-        file = getattr(outer, "__file__", None)
-        if file is not None:
-            path = Path(file)
-            return [*path.parent.rglob("*.py")] if path.name == "__init__.py" else [path]
-    return [Path(module.__file__ or "")]
+    Nothing is imported, so folders are searched in place of asking the modules.
+    """
+    name, _, rest = module.partition(".")
+    spec = importlib.util.find_spec(name)
+    while spec is not None and spec.origin is None and rest:
+        name, _, rest = rest.partition(".")
+        spec = importlib.machinery.PathFinder.find_spec(f"{spec.name}.{name}", spec.submodule_search_locations)
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(f"there is no module `{module}`")
+    path = Path(spec.origin)
+    return [*path.parent.rglob("*.py")] if path.name == "__init__.py" else [path]
 
 
 def _digest(files: list[Path]) -> str:
+    return contents_digest({file: file.read_bytes() for file in files})
+
+
+def contents_digest(contents: Mapping[PurePath, bytes]) -> str:
+    """Return the sha256 of source files, by their names and contents."""
     joined = hashlib.sha256()
-    for file in sorted(files):
-        joined.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    for file in sorted(contents):
+        joined.update(file.name.encode() + b"\0" + hashlib.sha256(contents[file]).digest())
     return joined.hexdigest()
 
 

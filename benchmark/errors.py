@@ -29,6 +29,23 @@ class CriterionError(PruneboardError):
     """A criterion broke its contract: shapes, names, finiteness, or it changed the model."""
 
 
+class ForeignError(PruneboardError):
+    """Code from elsewhere gave no result; the message is the reason.
+
+    Args:
+        message: the reason, in one line.
+        trace: the traceback of the failure in its own process.
+        out_of_memory: whether memory ran out, so that a smaller call may succeed.
+        replied: whether its process said so, rather than ending without a reply.
+    """
+
+    def __init__(self, message: str, *, trace: str = "", out_of_memory: bool = False, replied: bool = False) -> None:
+        super().__init__(message)
+        self.trace = trace
+        self.out_of_memory = out_of_memory
+        self.replied = replied
+
+
 class Unsupported(PruneboardError):  # noqa: N818 - not an error of anyone: the reason becomes a table cell
     """A criterion declines a model or granularity; its message is the reason shown in the tables."""
 

@@ -2,15 +2,11 @@
 
 import os
 import random
-import sys
-import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-
-from pruneboard.benchmark.errors import CriterionError
 
 
 def _set_environment(variables: Mapping[str, str]) -> None:
@@ -78,55 +74,3 @@ def _same(before: Any, now: Any) -> bool:
     if isinstance(before, list | tuple):
         return len(before) == len(now) and all(map(_same, before, now))
     return bool(before == now)
-
-
-class CodeState:
-    """The functions and methods of pruneboard, and the functions of torch, as they are when this is made.
-
-    A plugin that replaces one of them would decide the results of the jobs that come after it in the same process.
-    """
-
-    def __init__(self) -> None:
-        self._known = list(_code())
-
-    def check(self) -> None:
-        """Put everything back.
-
-        Raises:
-            CriterionError: something was replaced or removed; the message names the first.
-        """
-        if replaced := self.restore():
-            raise CriterionError(
-                f"a criterion must leave the code of others as it was, but `{replaced[0]}` was replaced "
-                f"({len(replaced)} in all); undo what was patched in a `finally`."
-            )
-
-    def restore(self) -> list[str]:
-        """Put back what was replaced or removed, and return its names."""
-        names = []
-        for owner, name, value, code in self._known:
-            is_same = vars(owner).get(name) is value
-            if is_same and getattr(value, "__code__", None) is code:
-                continue
-            names.append(f"{getattr(owner, '__qualname__', owner.__name__)}.{name}")
-            if isinstance(value, types.FunctionType) and code is not None:
-                value.__code__ = code
-            if not is_same:
-                setattr(owner, name, value)
-        return names
-
-
-def _code() -> Iterator[tuple[Any, str, Any, types.CodeType | None]]:
-    own = [module for name, module in sys.modules.items() if name.startswith("pruneboard.benchmark") and module]
-    for module in own:
-        for name, value in list(vars(module).items()):
-            if isinstance(value, types.FunctionType | type):
-                yield module, name, value, getattr(value, "__code__", None)
-            if isinstance(value, type) and value.__module__ == module.__name__:
-                for member, function in list(vars(value).items()):
-                    if isinstance(function, types.FunctionType | property | classmethod | staticmethod):
-                        yield value, member, function, getattr(function, "__code__", None)
-    for library in (torch, torch.nn.functional, np, random):
-        for name, value in list(vars(library).items()):
-            if callable(value) and not name.startswith("_"):
-                yield library, name, value, getattr(value, "__code__", None)

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from pruneboard.benchmark.errors import PruneboardError, UnknownNameError
@@ -48,6 +48,7 @@ class Registry(Generic[T]):
         self._kind = kind
         self._base = base
         self._plugins: dict[str, T] = {}
+        self._loaders: dict[str, Callable[[], T]] = {}
         self._origins: dict[str, str] = {}
 
     def register(self, name: str, plugin: T, origin: str = "") -> None:
@@ -61,30 +62,30 @@ class Registry(Generic[T]):
         Raises:
             PruneboardError: the name is taken or not lower_snake, or the plugin is of another kind.
         """
-        if not isinstance(plugin, self._base):
-            raise PruneboardError(
-                f"a {self._kind} must be a `{self._base.__name__}`, but `{name}` is a `{type(plugin).__name__}`."
-            )
-        if (fault := name_fault(self._kind, name)) is not None:
-            raise PruneboardError(fault)
-        if name in self._plugins:
-            both = " and ".join(f"`{where}`" for where in (self._origins[name], origin) if where)
-            raise PruneboardError(
-                f"the name of a {self._kind} must be unique, but `{name}` is taken{f': by {both}' if both else ''}; "
-                "rename one."
-            )
-        self._plugins[name], self._origins[name] = plugin, origin
+        self._take(name, origin)
+        self._plugins[name] = self._checked(name, plugin)
+
+    def register_loader(self, name: str, load: Callable[[], T], origin: str) -> None:
+        """Add a plugin that is loaded when it is first asked for.
+
+        Raises:
+            PruneboardError: the name is taken or not lower_snake.
+        """
+        self._take(name, origin)
+        self._loaders[name] = load
 
     def get(self, name: str) -> T:
         """Return the plugin of a name.
 
         Raises:
             UnknownNameError: no plugin has it; the message says the nearest names.
+            PruneboardError: it cannot be loaded, or is of another kind.
         """
-        try:
-            return self._plugins[name]
-        except KeyError:
-            raise unknown_name(self._kind, name, self._plugins) from None
+        if name not in self._origins:
+            raise unknown_name(self._kind, name, self._origins)
+        if name not in self._plugins:
+            self._plugins[name] = self._checked(name, self._loaders[name]())
+        return self._plugins[name]
 
     def origin(self, name: str) -> str:
         """Return where the plugin of a name came from, for people.
@@ -92,9 +93,28 @@ class Registry(Generic[T]):
         Raises:
             UnknownNameError: no plugin has it.
         """
-        self.get(name)
+        if name not in self._origins:
+            raise unknown_name(self._kind, name, self._origins)
         return self._origins[name]
 
     def names(self) -> tuple[str, ...]:
         """Return all names, sorted."""
-        return tuple(sorted(self._plugins))
+        return tuple(sorted(self._origins))
+
+    def _take(self, name: str, origin: str) -> None:
+        if (fault := name_fault(self._kind, name)) is not None:
+            raise PruneboardError(fault)
+        if name in self._origins:
+            both = " and ".join(f"`{where}`" for where in (self._origins[name], origin) if where)
+            raise PruneboardError(
+                f"the name of a {self._kind} must be unique, but `{name}` is taken{f': by {both}' if both else ''}; "
+                "rename one."
+            )
+        self._origins[name] = origin
+
+    def _checked(self, name: str, plugin: T) -> T:
+        if not isinstance(plugin, self._base):
+            raise PruneboardError(
+                f"a {self._kind} must be a `{self._base.__name__}`, but `{name}` is a `{type(plugin).__name__}`."
+            )
+        return plugin

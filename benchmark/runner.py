@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,9 +20,20 @@ from torch import nn
 from pruneboard.benchmark import plugins, provenance
 from pruneboard.benchmark.api import Batch, Context, Criterion, Model
 from pruneboard.benchmark.counts import count_sizes
-from pruneboard.benchmark.data import Dataset, Framing, Labels, Split, draw_classes, draw_reference, find_dataset
-from pruneboard.benchmark.errors import CheckpointError, SuiteError, Unsupported
+from pruneboard.benchmark.data import (
+    Dataset,
+    Framing,
+    Labels,
+    Split,
+    check_outputs,
+    check_same_classes,
+    draw_classes,
+    draw_reference,
+    find_dataset,
+)
+from pruneboard.benchmark.errors import CheckpointError, ForeignError, SuiteError, Unsupported
 from pruneboard.benchmark.evaluate import Accuracy, Answers, Evaluation, Pruning, prepare_pruning, unchanged
+from pruneboard.benchmark.failures import clean_reason, describe_error, is_out_of_memory
 from pruneboard.benchmark.protocols import Checkpoints, Curves, Experiment, Training, iterative, one_shot
 from pruneboard.benchmark.schema import (
     SCHEMA_VERSION,
@@ -46,8 +56,6 @@ _log.addHandler(logging.NullHandler())
 T = TypeVar("T")
 Rows = npt.NDArray[np.intp]
 
-_LONGEST_REASON = 500
-_CPU_OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
 _Name = tuple[str, str, str, bytes]
 """Network, suite, evaluation split and classes of a task: what decides what is measured of a network."""
 
@@ -125,15 +133,12 @@ class Workbench:
     Attributes:
         device: where networks run.
         precision: what evaluation computes in.
-        tainted: whether a plugin changed the process so that a newly loaded network computes something else; no
-            further job must run in it.
     """
 
     def __init__(self, device: torch.device, precision: Precision = "float32", run_folder: Path | None = None) -> None:
         self._run_folder = run_folder
         self.device = device
         self.precision = precision
-        self.tainted = False
         if device.type == "cuda":
             # Convolutions round to ten bits there unless told otherwise, more coarsely than ties can bear.
             torch.backends.cudnn.allow_tf32 = False
@@ -146,7 +151,6 @@ class Workbench:
         self._models: dict[_Name, LoadedModel] = {}
         # Measured on networks that were found to be as they should, so it outlives them.
         self._seen: dict[_Name, dict[bytes, Accuracy]] = {}
-        self._logits: dict[_Name, torch.Tensor] = {}
 
     def dataset(self, job: Job) -> Dataset:
         """Return the data set that the job's suite runs its network on.
@@ -160,7 +164,7 @@ class Workbench:
         """Return the job's network; the one loaded last is kept.
 
         Raises:
-            AssetError, ModelError: the weights or the evaluation images cannot be loaded.
+            AssetError, ModelError: the weights or the evaluation images cannot be loaded, or do not fit each other.
         """
         name = (job.model, job.suite.name, job.suite.evaluation_split, self._task_of(job))
         if name not in self._models:
@@ -169,23 +173,43 @@ class Workbench:
             evaluation = replace(self.evaluation(job, plugin), seen=self._seen.setdefault(name, {}))
             loaded = LoadedModel(plugin, plugin.load().to(self.device), evaluation)
             with torch.no_grad():
-                logits = loaded.network(loaded.probe)
-            self.tainted |= not torch.allclose(logits, self._logits.setdefault(name, logits), rtol=1e-4, atol=1e-5)
+                self.check_outputs(job, loaded.network(loaded.probe))
             self._models[name] = loaded
         return self._models[name]
+
+    def check_outputs(self, job: Job, logits: torch.Tensor) -> None:
+        """Raise unless the job's network, whose logits (n_images, n_outputs) are given, fits the classes of its data.
+
+        Raises:
+            AssetError: it has others, or the labels cannot be loaded.
+        """
+        dataset = self.dataset(job)
+        labels = self._split(dataset, job.suite.reference_split).labels
+        check_outputs(job.model, logits.shape[1], dataset, labels)
 
     def evaluation(self, job: Job, plugin: Model) -> Evaluation:
         """Return the images that the job's accuracies are measured on: the evaluation split, or what is taken of it.
 
         Raises:
-            AssetError: they cannot be loaded.
+            AssetError: they cannot be loaded, or are of other classes than the reference images.
         """
         split = job.suite.evaluation_split
-        labels = self._split(self.dataset(job), split).labels
+        labels = self.labels(job)[split]
         rows, n_images = None, job.suite.evaluation_per_class
         if n_images is not None:
             rows = np.sort(draw_reference(labels, n_images, _EVALUATION_SEED))
         return self._evaluation_on(job, split, self._of_task(job, labels, rows), plugin)
+
+    def labels(self, job: Job) -> dict[str, Labels]:
+        """Return the labels of the splits that the job's suite uses.
+
+        Raises:
+            AssetError: they cannot be loaded, or the splits have other classes than each other.
+        """
+        dataset, suite = self.dataset(job), job.suite
+        found = {split: self._split(dataset, split).labels for split in (suite.reference_split, suite.evaluation_split)}
+        check_same_classes(dataset.name, found)
+        return found
 
     def classes(self, job: Job) -> Labels | None:
         """Return the classes of the job's task, ascending; None when its suite has no task.
@@ -276,7 +300,7 @@ class Workbench:
         return Checkpoints(folder, self.key(job), machine, with_weights=job.suite.finetuning is not None)
 
     def reload_model(self, job: Job) -> None:
-        """Load the job's network anew, because a plugin may have damaged it, and see whether that mends it."""
+        """Load the job's network anew, because a plugin may have damaged it."""
         self._models.clear()
         self.model(job)
 
@@ -288,7 +312,7 @@ class Workbench:
             data=self.dataset(job).digest,
             model=(model.name, model.version, model.weights_digest),
             granularity=job.granularity,
-            criterion=(job.criterion, criterion.version, plugins.criterion_digest(type(criterion))),
+            criterion=(job.criterion, criterion.version, plugins.criterion_digest(criterion)),
             parameters=plugins.criterion_parameters(criterion),
             seed=job.seed,
             tuning=job.tuned.study if job.tuned else "",
@@ -394,10 +418,14 @@ def attempt(call: Callable[[], T], job: Job, bench: Workbench) -> T | NoResult:
         raise
     except Unsupported as refusal:
         return NoResult("unsupported", clean_reason(refusal))
+    except ForeignError as failure:
+        # It failed in a process of its own, and nothing here has to be mended.
+        _log.error("%s failed\n%s", job, failure.trace)
+        return NoResult("failed", clean_reason(failure), failure.out_of_memory)
     # A plugin is foreign code: whatever it raises, even sys.exit(), is its result, and the suite goes on.
     except BaseException as error:  # noqa: BLE001
         _log.error("%s failed", job, exc_info=error)
-        failed = NoResult("failed", describe(error), is_out_of_memory(error))
+        failed = NoResult("failed", describe_error(error), is_out_of_memory(error))
     # Only now are the frames of the call gone, and with them what they held.
     gc.collect()
     if bench.device.type == "cuda":
@@ -426,33 +454,6 @@ def _in_memory(
             return replace(result, reason=f"memory ran out even with one image at once: {result.reason}")
         n_at_once //= 2
         limit = n_at_once
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of the device or of the machine."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # The allocator of the CPU has no class of its own for it.
-    return isinstance(error, RuntimeError) and any(text in clean_reason(error) for text in _CPU_OUT_OF_MEMORY)
-
-
-def describe(error: BaseException) -> str:
-    """Return an exception in one line: its type, message, and the last line of code that led to it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" (in `{frames[-1].name}`, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {clean_reason(error)}{where}"
-
-
-def clean_reason(error: BaseException) -> str:
-    """Return an exception's message as one short line of printable text, whatever a plugin put into it."""
-    try:
-        message = str(error)
-    # The message of a foreign exception is foreign code as well.
-    except Exception as failure:  # noqa: BLE001
-        message = f"its message cannot be read: {type(failure).__name__}"
-    text = message[: 10 * _LONGEST_REASON].encode("utf-8", "replace").decode()
-    printable = "".join(character if character.isprintable() else " " for character in text)
-    return " ".join(printable.split())[:_LONGEST_REASON]
 
 
 def answers_to(job: Job, classes: Labels | None) -> Answers:
@@ -529,7 +530,7 @@ def make_row(job: Job, bench: Workbench, *, status: Status, reason: str, seconds
         criterion=job.criterion,
         criterion_family=criterion.family,
         criterion_version=criterion.version,
-        criterion_digest=plugins.criterion_digest(type(criterion)),
+        criterion_digest=plugins.criterion_digest(criterion),
         criterion_needs=criterion.needs,
         criterion_source=criterion.source,
         parameters=json.dumps(plugins.criterion_parameters(criterion), sort_keys=True),

@@ -43,6 +43,26 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def parse_json(text: str) -> Any:
+    """Parse JSON in which no object has a name twice and every number is finite.
+
+    Raises:
+        ValueError: it is none; of two values under one name, other readers might take the other one.
+        RecursionError: it is nested too deeply.
+    """
+
+    def refuse(number: str) -> float:
+        raise ValueError(f"numbers must be finite, got {number}")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"a name must be there once, got `{next(n for n in names if names.count(n) > 1)}` twice")
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+
+
 HERE_SUFFIX = " (here)"
 """Ends the name of a criterion in rows of this machine that stand beside published ones of the same name."""
 

@@ -1,8 +1,7 @@
 """Calling a criterion: what it is given, what it costs, and that it leaves everything as it was."""
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 from pruneboard.benchmark.api import Batch, Context, Criterion, Scores, SumCriterion
 from pruneboard.benchmark.checks import Snapshot, check_contributions, check_scores
 from pruneboard.benchmark.errors import CriterionError, Unsupported
-from pruneboard.benchmark.process import CodeState, ProcessState
+from pruneboard.benchmark.foreign import ForeignCriterion
 from pruneboard.benchmark.provenance import peak_memory
 from pruneboard.benchmark.units import Layer, tapped
 
@@ -89,13 +88,17 @@ def score_all_shots(
     Raises:
         Unsupported: the criterion declines.
         CriterionError: it broke its contract.
+        ForeignError: it is from elsewhere, and failed in its own process.
         Exception: whatever else it raises.
     """
+    if isinstance(criterion, ForeignCriterion):
+        given = criterion.score_all_shots(context, shots, probe, kept)
+        return Scoring(given.by_shots, given.seconds, given.peak_bytes)
     snapshot = Snapshot(context.model)
     before = _logits(context, probe)
     device = before.device
     try:
-        with _process_restored(), peak_memory(device) as memory:
+        with peak_memory(device) as memory:
             by_shots, seconds = _score(criterion, context, shots, _of_units_left(contribute, kept))
     except Unsupported:
         _check_unchanged(context, snapshot, probe, before)
@@ -170,14 +173,3 @@ def _check_unchanged(context: Context, snapshot: Snapshot, probe: torch.Tensor, 
             "a criterion must leave everything as it was, but the same network with the same state now gives other "
             "logits; undo what was patched in torch or timm in a `finally`."
         )
-
-
-@contextlib.contextmanager
-def _process_restored() -> Iterator[None]:
-    """Put back what a plugin may set for the whole process, such as random states, defaults and the present folder."""
-    state, code = ProcessState(), CodeState()
-    try:
-        yield
-    finally:
-        state.restore()
-        code.check()

@@ -11,10 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-import pandas as pd
-
 from pruneboard.benchmark.errors import StoreError
-from pruneboard.benchmark.schema import TUNED_SUFFIX, Status, Tuned, digest
+from pruneboard.benchmark.schema import TUNED_SUFFIX, Status, Tuned, digest, parse_json
 from pruneboard.benchmark.store import atomic_file
 
 FORMAT = 1
@@ -241,21 +239,6 @@ class StudyStore:
             paths += [self.path(study), self.trials_path(study)]
         return paths
 
-    def comparison_path(self, suite: str) -> Path:
-        """Return the file of how the criteria of a suite do tuned and untuned."""
-        return self.folder / suite / _FOLDER / "comparison.csv"
-
-    def write_comparison(self, suite: str, table: pd.DataFrame) -> Path:
-        """Write how the criteria of a suite do tuned and untuned, and return the file.
-
-        Raises:
-            StoreError: the folder cannot be written.
-        """
-        path = self.comparison_path(suite)
-        with atomic_file(path) as temporary:
-            table.to_csv(temporary, index=False, lineterminator="\n")
-        return path
-
     def _aside(self, study: Study) -> tuple[Path, Path]:
         folder = self.path(study).parent / _SUPERSEDED
         stem = f"{study.name}.{study.settings_digest[:_DIGITS]}"
@@ -278,7 +261,7 @@ def write_trials(study: Study, path: Path) -> None:
 
 def _read(path: Path) -> Study:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
         if document.pop("format") != FORMAT:
             raise _damaged(path, "its format is of another version")
         outcome = document.pop("outcome")
@@ -302,7 +285,7 @@ def _read_trials(path: Path) -> tuple[Trial, ...]:
 
 
 def _trial(line: Mapping[str, Any]) -> Trial:
-    json.loads(line["parameters"])
+    parse_json(line["parameters"])
     if line["status"] not in get_args(Status):
         raise ValueError(f"a trial's status is {line['status']!r}")
     value = float(line["value"]) if line["value"] else None

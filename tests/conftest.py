@@ -1,15 +1,13 @@
 import os
 import signal
-import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 import torch
 
-from commands import PLUGINS
-from pruneboard.benchmark import plugins
+from commands import EXTRA
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,14 +63,7 @@ def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 @pytest.fixture
-def extra_criteria(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Put the criteria that only tests know where plugins are looked for, for one test."""
-    import pruneboard.criteria
-
-    folder = PLUGINS / "pruneboard" / "criteria"
-    monkeypatch.setattr(pruneboard.criteria, "__path__", [*pruneboard.criteria.__path__, str(folder)])
-    plugins._criteria.cache_clear()
-    yield
-    plugins._criteria.cache_clear()
-    for path in folder.glob("*.py"):
-        sys.modules.pop(f"pruneboard.criteria.{path.stem}", None)
+def extra_criteria(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name the plugin files that only tests know, for one test."""
+    for name, value in EXTRA.items():
+        monkeypatch.setenv(name, value)

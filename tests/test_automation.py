@@ -39,6 +39,22 @@ def test_workflows_say_their_rights_and_end(path):
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_actions_are_pinned_by_commit_and_leave_no_token_behind(path):
+    lines = [line.split("uses: ")[1] for line in path.read_text(encoding="utf-8").splitlines() if "uses: " in line]
+    checkouts = [step for step in steps(read(path)) if step.get("uses", "").startswith("actions/checkout")]
+
+    assert lines
+    assert all(re.fullmatch(r"[a-z-]+/[a-z-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line) for line in lines), lines
+    assert all(step["with"]["persist-credentials"] is False for step in checkouts)
+
+
+def test_an_action_has_one_commit_everywhere():
+    used = {step["uses"] for path in WORKFLOWS for step in steps(read(path)) if "uses" in step}
+
+    assert len({name.partition("@")[0] for name in used}) == len(used)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_no_text_of_a_stranger_is_put_into_a_script(path):
     """Titles, branches and the like reach scripts through the environment only."""
     for step in steps(read(path)):
@@ -78,13 +94,38 @@ def test_what_is_validated_is_touched_by_no_criterion():
     assert all("needs" not in job for job in jobs.values())
 
 
+def test_what_is_published_is_validated_first():
+    scripts = [step.get("run", "") for step in workflow("pages")["jobs"]["build"]["steps"]]
+    validates = next(i for i, script in enumerate(scripts) if "pruneboard validate results" in script)
+    builds = next(i for i, script in enumerate(scripts) if "pruneboard site build" in script)
+
+    assert validates < builds
+    assert "grep -Eq '^Valid, " in scripts[validates]
+
+
+def test_artefacts_have_names_and_folders_of_their_own():
+    """So that a job which runs a stranger's code writes nothing that another job is shown to say."""
+    uploads = [
+        step["with"]["name"] for step in steps(workflow("submission")) if "upload-artifact" in step.get("uses", "")
+    ]
+    download = next(step for step in steps(workflow("submission-comment")) if "download-artifact" in step["uses"])
+
+    assert sorted(uploads) == ["outcome-contract", "outcome-rerun", "outcome-validation"]
+    assert "merge-multiple" not in download["with"]
+
+
 def test_the_commands_of_the_workflow_exist():
     text = "\n".join(step.get("run", "") for step in steps(workflow("submission")))
     used = set(re.findall(r"\.venv/bin/pruneboard (\w+)", text))
     cli = (ROOT / "benchmark" / "cli" / "__init__.py").read_text(encoding="utf-8")
 
-    assert used == {"check", "validate"}
+    assert used == {"check", "table", "validate"}
     assert all(f"\ndef {command}(" in cli for command in used)
+
+
+# Pairs of which at most one file changes below.
+OTHERS = ["results/toy/mine.jobs.csv", "results/toy/mine.csv", "results/cifar10/carded.jobs.csv"]
+VALID = "echo 'Valid, 3 warnings.'"
 
 
 @pytest.fixture
@@ -109,12 +150,21 @@ def pull_request(tmp_path):
 
     git("init", "--quiet")
     write(
-        dict.fromkeys(["criteria/old.py", "criteria/same.py", "criteria/gone.py", "results/digits/old.jobs.csv"], "1")
+        dict.fromkeys(
+            ["criteria/old.py", "criteria/same.py", "criteria/gone.py", "results/digits/old.jobs.csv", *OTHERS], "1"
+        )
     )
     base = git("rev-parse", "HEAD")
     (tmp_path / "criteria" / "gone.py").unlink()
     write(dict.fromkeys([f"criteria/{n}.py" for n in ("old", "new", "_helper", "lrp/__init__", "lrp/_rules")], "2"))
-    write(dict.fromkeys(["results/digits/mine.jobs.csv", "results/digits/mine.csv", "results/toy/mine.jobs.csv"], "2"))
+    changed = [
+        "digits/mine.jobs.csv",
+        "digits/mine.csv",
+        "toy/mine.csv",
+        "digits/speed.csv",
+        "digits/tuning/a.trials.csv",
+    ]
+    write(dict.fromkeys([f"results/{name}" for name in changed], "2"))
     return write, run
 
 
@@ -125,10 +175,31 @@ def script_with(text):
 def test_the_workflow_finds_the_criteria_that_changed(pull_request):
     """Its own shell, on a small repository: files and folders once each, no helpers, nothing that is gone."""
     _, run = pull_request
-    done = run(script_with("git diff").replace(".venv/bin/pruneboard check", "echo CHECK"))
+    checked = "mine: 69 checks passed on 7 networks, 0 failed."
+    script = script_with("-- 'criteria/*.py'")
+    done = run(script.replace(".venv/bin/pruneboard check", f"printf 'CHECK %s\\n{checked}\\n'"))
+    silent = run(script.replace(".venv/bin/pruneboard check", "true"))
+    none = run(
+        script.replace(
+            ".venv/bin/pruneboard check", "printf 'CHECK %s\\nmine: 0 checks passed on 0 networks, 0 failed.\\n'"
+        )
+    )
 
     assert done.returncode == 0, done.stderr
-    assert "CHECK criteria/lrp criteria/new.py criteria/old.py\n" in done.stdout
+    assert re.findall("CHECK (.*)", done.stdout) == ["criteria/lrp", "criteria/new.py", "criteria/old.py"]
+    assert silent.returncode == none.returncode == 1, "a process that ends with 0 and says nothing has checked nothing"
+
+
+def test_the_workflow_asks_for_the_last_line_of_the_validation(pull_request):
+    _, run = pull_request
+    script = script_with("pruneboard validate results").replace(".venv/bin/pruneboard table", "echo TABLE")
+    for said, code in (
+        (VALID, 0),
+        ("echo 'Invalid: 1 errors, 0 warnings.'", 1),
+        ("true", 1),
+        (f"{VALID}; echo more", 1),
+    ):
+        assert run(script.replace(".venv/bin/pruneboard validate results", f"({said})")).returncode == code
 
 
 @pytest.mark.skipif(not shutil.which("jq"), reason="needs jq, as the workflow does")
@@ -138,16 +209,18 @@ def test_the_workflow_runs_jobs_of_the_very_tables_that_changed(pull_request):
     write({"results/digits/mine.card.json": json.dumps({"code": "package mine-1 0.2.0"})})
     write({"results/digits/evil.card.json": json.dumps({"code": "package x 1; touch pwned"})})
     write({"results/digits/option.card.json": json.dumps({"code": "package --index-url=evil 1"})})
+    write({"results/cifar10/carded.card.json": "{}"})
     script = script_with("--rerun").replace(".venv/bin/python -m pip", "echo PIP")
-    done = run(script.replace(".venv/bin/pruneboard", "echo PRUNEBOARD"))
+    done = run(script.replace(".venv/bin/pruneboard", f'f() {{ echo PRUNEBOARD "$@"; {VALID}; }}; f'))
     failing = run(script.replace(".venv/bin/pruneboard", "false"))
+    silent = run(script.replace(".venv/bin/pruneboard", "true"))
 
     assert done.returncode == 0, done.stderr
     assert re.findall("PIP .*", done.stdout) == ["PIP install --quiet --no-deps mine-1==0.2.0"]
-    assert re.findall("PRUNEBOARD .*", done.stdout) == [
-        "PRUNEBOARD validate results/digits/mine.jobs.csv --rerun 5 --seed 7 --device cpu"
+    assert re.findall("PRUNEBOARD validate (.*) --rerun 5 --seed 7 --device cpu --embedded", done.stdout) == [
+        f"results/{name}.jobs.csv" for name in ("cifar10/carded", "digits/mine", "toy/mine")
     ]
-    assert failing.returncode == 1
+    assert failing.returncode == silent.returncode == 1
 
 
 # What github-script gives a script, as far as this one asks.
@@ -158,6 +231,7 @@ const world = JSON.parse(process.argv[1]);
 const github = {
   rest: {
     pulls: { list: call('list', world.pulls), listFiles: call('listFiles', world.files) },
+    actions: { listJobsForWorkflowRun: call('listJobs', world.jobs) },
     issues: {
       listComments: call('listComments', world.comments),
       createComment: call('createComment'), updateComment: call('updateComment'),
@@ -178,7 +252,7 @@ RUN = {"head_sha": "a" * 40, "head_branch": "mine", "conclusion": "success", "ht
 def comment(folder, **world):
     """What the script asks GitHub to write, by the name of the request."""
     script = steps(workflow("submission-comment"))[-1]["with"]["script"]
-    given = {"pulls": [{"number": 3, "head": HEAD}], "files": [], "comments": []} | world
+    given = {"pulls": [{"number": 3, "head": HEAD}], "files": [], "comments": [], "jobs": []} | world
     given["run"] = RUN | {"head_repository": {"id": 5, "owner": {"login": "stranger"}}}
     command = ["node", "-e", _GITHUB.replace("SCRIPT", script), json.dumps(given)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
@@ -188,13 +262,19 @@ def comment(folder, **world):
 
 @pytest.mark.skipif(not shutil.which("node"), reason="needs Node, which runs the script")
 def test_the_comment_shows_what_ran_as_text_and_says_what_changes_the_checks(tmp_path):
-    outcome = tmp_path / "outcome"
-    outcome.mkdir()
-    (outcome / "contract.txt").write_text("```\n@everyone <b>bold</b> ![x](https://example.org)\n")
+    outcome = {name: tmp_path / "outcome" / f"outcome-{name}" for name in ("contract", "validation", "rerun")}
+    for folder in outcome.values():
+        folder.mkdir(parents=True)
+    (outcome["contract"] / "contract.txt").write_text("```\n@everyone <b>bold</b> ![x](https://example.org)\n")
     (tmp_path / "secret").write_text("of this machine")
-    (outcome / "validation.txt").symlink_to(tmp_path / "secret")
-    (outcome / "rerun.txt").write_text("x" * 2_000_000)
-    asked = comment(tmp_path, files=[{"filename": "criteria/a.py"}, {"filename": ".github/workflows/submission.yml"}])
+    (outcome["validation"] / "validation.txt").symlink_to(tmp_path / "secret")
+    (outcome["rerun"] / "rerun.txt").write_text("x" * 2_000_000)
+    (outcome["rerun"] / "validation.txt").write_text("Valid, as another job says")
+    asked = comment(
+        tmp_path,
+        files=[{"filename": "criteria/a.py"}, {"filename": ".github/workflows/submission.yml"}],
+        jobs=[{"name": "validation", "conclusion": "failure"}, {"name": "contract", "conclusion": "success"}],
+    )
     honest = comment(tmp_path, files=[{"filename": "criteria/a.py"}, {"filename": "results/digits/a.csv"}])
     body = asked["createComment"]["body"]
 
@@ -203,6 +283,10 @@ def test_the_comment_shows_what_ran_as_text_and_says_what_changes_the_checks(tmp
     assert ".github/workflows/submission.yml" in body
     assert body.count("```") == 8, "four blocks, none of which the text can end"
     assert "of this machine" not in body
+    assert "as another job says" not in body
+    assert "**contract: success**" in body
+    assert "**validation: failure**" in body
+    assert "**rerun: did not run**" in body
     assert "validation: did not run, or wrote too much" in body
     assert "rerun: did not run, or wrote too much" in body
     assert "changes what checks it" not in honest["createComment"]["body"]

@@ -7,9 +7,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from api_page import MODULES, PAGE, page
-from pruneboard.benchmark.render import inventory
-from pruneboard.benchmark.store import ResultsStore
-from pruneboard.benchmark.suites import load_suite, suite_names, suite_path
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_the_page_on_performance_shows_the_table_of_ratios():
     lines = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8").splitlines()
     shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
-    with (ROOT / "results" / "performance" / "cpu.csv").open(encoding="utf-8", newline="") as file:
+    with (ROOT / "docs" / "performance.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) > 30
     for row in rows:
@@ -33,16 +30,8 @@ def test_the_page_on_performance_shows_the_table_of_ratios():
         assert row["clean"] == "True"
 
 
-def test_the_readme_of_the_results_says_what_the_tables_hold():
-    store = ResultsStore(ROOT / "results")
-    suites = [load_suite(suite_path(name)) for name in suite_names()]
-    made = inventory([(suite, store.read(suite.name)) for suite in suites])
-
-    assert f"\n\n{made}\n\n" in (ROOT / "results" / "README.md").read_text(encoding="utf-8"), "publish a table again"
-
-
-def test_the_readme_of_the_results_explains_every_file():
-    text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+def test_the_page_on_results_explains_every_file():
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     explained = [
         name
         for line in text.splitlines()
@@ -50,7 +39,7 @@ def test_the_readme_of_the_results_explains_every_file():
         for name in re.findall("`([^`]+)`", line.split("|")[1])
     ]
     patterns = [re.sub("SUITE|CRITERION|NAME", "*", name) for name in explained]
-    patterns += ["*/tuning/*.trials.csv", "README.md", "toy/README.md"]
+    patterns += ["*/tuning/*.trials.csv"]
     folder = ROOT / "results"
     unexplained = [
         name

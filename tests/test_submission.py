@@ -62,6 +62,21 @@ def environment(folder, project):
     }
 
 
+def fill_in(package):
+    """Replace the three texts of the skeleton that are refused on a card, as the page says."""
+    for path, text, own in (
+        (
+            package / "pruneboard_my_taylor.py",
+            "One line that `pruneboard list criteria` shows, with the formula",
+            "Mine",
+        ),
+        (package / "pruneboard_my_taylor.py", "https://example.org/the-paper", "https://arxiv.org/abs/1611.06440"),
+        (package / "pyproject.toml", "https://example.org/", "https://github.com/your-name/"),
+    ):
+        assert text in path.read_text()
+        path.write_text(path.read_text().replace(text, own))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     not shutil.which("git") or not (ROOT / ".git").exists(), reason="needs git and a checkout of this project"
@@ -78,6 +93,8 @@ def test_a_criterion_in_a_package_of_its_own_gets_from_an_idea_to_the_site_by_th
         done = subprocess.run(step, cwd=project, env=variables, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{shlex.join(step)}\n{done.stdout}\n{done.stderr}"
         printed[" ".join(step[:2])] = done.stdout
+        if step[:2] == ["pruneboard", "new"]:
+            fill_in(tmp_path / "pruneboard-my-taylor")
     card = json.loads((project / "results" / "digits" / "my_taylor.card.json").read_text())
     page = (project / "_site" / "digits" / "index.html").read_text() if (project / "_site" / "digits").is_dir() else ""
     pages = page or "".join(path.read_text() for path in (project / "_site").rglob("*.html"))

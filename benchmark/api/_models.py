@@ -26,6 +26,10 @@ Optimiser = Literal["adamw", "sgd"]
 """What trains a network of ours."""
 
 
+_WRAPPERS = ("module.", "_orig_mod.")
+"""What the keys of a network start with that was saved inside `DataParallel`, or compiled."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a network of ours is trained; everything that decides the weights.
@@ -200,12 +204,13 @@ class Model:
         """
         return self.with_weights(*self._state())
 
-    def with_weights(self, file: str, state: Mapping[str, Tensor]) -> nn.Module:
+    def with_weights(self, file: str, state: Mapping[str, Tensor], *, but: str | None = None) -> nn.Module:
         """Build the network with the weights that a file holds, in eval mode on the CPU.
 
         Args:
             file: for messages.
-            state: tensors as the file has them.
+            state: tensors as the file has them; a prefix that all keys got from a wrapper of the network is cut off.
+            but: start of the keys that the network keeps its own tensors of; None for no key.
 
         Raises:
             ModelError: they do not fit the network.
@@ -213,17 +218,34 @@ class Model:
         model = self.build()
         # A key that only counts batches is missing from some published files, and no inference uses it.
         expected = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
-        renamed = {self.rename(key): value for key, value in state.items()}
-        given = {k: v for k, v in renamed.items() if not k.endswith("num_batches_tracked")}
-        for key in sorted(expected.keys() | given.keys()):
-            want, got = expected.get(key), given.get(key)
-            if want is None or got is None or want.shape != got.shape:
-                raise ModelError(
-                    f"the weights `{file}` must fit `{self.name}`, but `{key}` is "
-                    f"{'absent' if got is None else tuple(got.shape)} in the file and "
-                    f"{'absent' if want is None else tuple(want.shape)} in the network; get the file again."
-                )
-        model.load_state_dict(renamed, strict=False)
+        given = {self.rename(key): value for key, value in state.items()}
+        for prefix in _WRAPPERS:
+            if all(key.startswith(prefix) for key in given) and not any(key.startswith(prefix) for key in expected):
+                given = {self.rename(key.removeprefix(prefix)): value for key, value in state.items()}
+        if but is not None:
+            given = {key: value for key, value in given.items() if not key.startswith(but)}
+            expected = {key: value for key, value in expected.items() if not key.startswith(but)}
+        wrong = sorted(
+            key
+            for key in expected.keys() | given.keys()
+            if not key.endswith("num_batches_tracked") and _shape(expected, key) != _shape(given, key)
+        )
+        if wrong:
+            # Where only the first axis of one module differs, as many classes do.
+            is_head = len({key.rpartition(".")[0] for key in wrong}) == 1 and all(
+                key in expected and key in given and given[key].shape[1:] == expected[key].shape[1:] for key in wrong
+            )
+            remedy = (
+                "its head has another number of classes, so give `build` as many, as `adapted` does, or train one with "
+                "`pruneboard train --from`"
+                if is_head
+                else "name the weights of this network, or correct its `build` or `rename`"
+            )
+            raise ModelError(
+                f"the weights `{file}` must fit `{self.name}`, but `{wrong[0]}` is {_shape(given, wrong[0])} in the "
+                f"file and {_shape(expected, wrong[0])} in the network; {remedy}."
+            )
+        model.load_state_dict(given, strict=False)
         return model.eval()
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -234,6 +256,10 @@ class Model:
     def prepare(self, stored: Tensor) -> Tensor:
         """Turn inputs as a split has them `stored`, (n_images, channels, height, width), into the network's input."""
         return self.normalise(scaled(stored))
+
+
+def _shape(state: Mapping[str, Tensor], key: str) -> tuple[int, ...] | str:
+    return tuple(state[key].shape) if key in state else "absent"
 
 
 def adapted(

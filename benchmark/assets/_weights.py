@@ -20,6 +20,12 @@ from pruneboard.benchmark.assets._hub import address_on_hub
 from pruneboard.benchmark.assets._places import cache_folder, is_file, make_folder, reason_of, weights_folders
 from pruneboard.benchmark.errors import AssetError
 
+_PUT = "put the file into a folder and name that folder in `PRUNEBOARD_WEIGHTS`"
+_PICKLE_STARTS = (b"PK", b"\x80")
+"""Of what torch.save writes, today and formerly."""
+_STATE_KEYS = ("state_dict", "model", "model_state_dict")
+"""Under which checkpoints of trainings keep the state dict of their network."""
+
 # What torch.load raises on a file that is damaged, or that holds more than tensors and plain containers.
 _PICKLE_ERRORS = (
     pickle.UnpicklingError,
@@ -38,9 +44,9 @@ class Weights:
     """Trained weights, and where they can be had.
 
     Attributes:
-        file: name of the safetensors file.
+        file: name of the safetensors file, or of a pickled state dict (`.pth`, `.pt`).
         digest: `tensors_digest` of the tensors, whatever file they come in; empty where only the hub knows the file.
-        sha256: of the safetensors file; empty where only the hub knows it. Then the first file that is used is recorded
+        sha256: of that file; empty where only the hub knows it. Then the first file that is used is recorded
             in the cache, and no other is taken for it later.
         package: folder in which the file is shipped with pruneboard.
         url: http, https or file address of a safetensors file or of a pickled state dict (`.th`, `.pth`, `.pt`).
@@ -89,17 +95,16 @@ def load_weights(weights: Weights) -> dict[str, Tensor]:
     Raises:
         AssetError: the weights are nowhere, cannot be fetched, are damaged, or are not the ones that were asked for.
     """
-    *firm, cached = _weights_places(weights)
-    for path in firm:
-        if is_file(path):
-            _check_file(weights, path, "replace it by the published file")
-            return _checked(weights, read_safetensors(path), str(path), "replace it by the published file")
-    if not is_file(cached):
-        _fetch(weights, cached, [*firm, cached])
+    path, cached = look_for_weights(weights), _weights_places(weights)[-1]
+    if path is not None and path != cached:
+        _check_file(weights, path, "replace it by the published file")
+        return _checked(weights, read_weights(path), str(path), "replace it by the published file")
+    if path is None:
+        _fetch(weights, cached)
     remedy = "delete it, and it is fetched again"
     if not weights.converts:
         _check_file(weights, cached, remedy)
-    return _checked(weights, read_safetensors(cached), str(cached), remedy)
+    return _checked(weights, read_weights(cached), str(cached), remedy)
 
 
 def _check_file(weights: Weights, path: Path, remedy: str) -> None:
@@ -140,7 +145,7 @@ def weights_digest(weights: Weights) -> str:
 
 @functools.cache
 def _digest_of(path: Path, _size: int, _modified: int) -> str:
-    return tensors_digest(read_safetensors(path))
+    return tensors_digest(read_weights(path))
 
 
 def find_weights(weights: Weights) -> Path | None:
@@ -168,7 +173,7 @@ def read_made_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         AssetError: the file is damaged, or no training wrote it.
     """
-    state = read_safetensors(path)
+    state = read_weights(path)
     if (found := tensors_digest(state)) != (recorded := _recorded_digest(path)):
         raise AssetError(
             f"the tensors of `{path}` must have the digest {recorded or 'that a training records'}, got {found}; "
@@ -213,14 +218,25 @@ def recorded_facts(path: Path) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def _fetch(weights: Weights, cached: Path, places: list[Path]) -> None:
-    looked = ", ".join(f"`{place}`" for place in places)
-    if not os.environ.get("PRUNEBOARD_WEIGHTS"):
-        looked += " (`PRUNEBOARD_WEIGHTS` is not set)"
-    missing = f"the weights `{weights.file}` must be at hand, but there is no {looked}"
-    put = "put the file into a folder and name that folder in `PRUNEBOARD_WEIGHTS`"
-    if weights.url is None and weights.hub is None:
-        raise AssetError(f"{missing}, and they are not published; {put}.")
+def look_for_weights(weights: Weights) -> Path | None:
+    """Return the file that `load_weights` reads, unchecked; None where it has to be fetched.
+
+    Raises:
+        AssetError: it is nowhere and cannot be fetched, or a place cannot be looked at.
+    """
+    path = find_weights(weights)
+    if path is None and weights.url is None and weights.hub is None:
+        raise AssetError(f"{_missing(weights)}, and they are not published; {_PUT}.")
+    return path
+
+
+def _missing(weights: Weights) -> str:
+    looked = ", ".join(f"`{place}`" for place in _weights_places(weights))
+    unset = "" if os.environ.get("PRUNEBOARD_WEIGHTS") else " (`PRUNEBOARD_WEIGHTS` is not set)"
+    return f"the weights `{weights.file}` must be at hand, but there is no {looked}{unset}"
+
+
+def _fetch(weights: Weights, cached: Path) -> None:
     make_folder(cached.parent)
     with tempfile.TemporaryDirectory(dir=cached.parent, prefix=".fetch-") as folder:
         try:
@@ -228,15 +244,17 @@ def _fetch(weights: Weights, cached: Path, places: list[Path]) -> None:
             fetched = Path(folder) / Path(path_of_url(url)).name
             download(url, fetched, sha256)
         except AssetError as error:
-            raise AssetError(f"{missing}, and {error}; {put}, or try again with a network.") from error
+            raise AssetError(f"{_missing(weights)}, and {error}; {_PUT}, or try again with a network.") from error
         remedy = "nothing was kept; get the file elsewhere"
         if weights.converts:
-            state = _checked(weights, _read_published(fetched, weights), url, remedy)
+            state = _checked(weights, read_weights(fetched, f"what {url} delivers", weights.url_prefix), url, remedy)
             fetched = fetched.with_name("converted")
+            # Published tensors may share memory, which files of safetensors cannot.
+            state = {name: tensor.clone() for name, tensor in state.items()}
             safetensors.torch.save_file(state, fetched, metadata={"source": url})
         else:
             _check_file(weights, fetched, remedy)
-            _checked(weights, read_safetensors(fetched), url, remedy)
+            _checked(weights, read_weights(fetched), url, remedy)
         fetched.replace(cached)
 
 
@@ -253,45 +271,52 @@ def _checked(weights: Weights, state: dict[str, Tensor], source: str, remedy: st
     return state
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file, on the CPU.
+def read_weights(path: Path, source: str = "", prefix: str = "") -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file or of a pickled state dict, on the CPU; no code of the file is run.
+
+    Args:
+        path: the file; what it is, its content tells.
+        source: what messages call it; empty for its path.
+        prefix: what is cut off its keys.
 
     Raises:
-        AssetError: the file is missing or damaged.
+        AssetError: the file is missing or damaged, or holds something else.
     """
+    source = source or f"`{path}`"
     try:
-        return safetensors.torch.load_file(path, device="cpu")
-    except (safetensors.SafetensorError, OSError) as error:
-        raise AssetError(f"`{path}` must be a whole safetensors file, but {reason_of(error)}; get it again.") from error
-
-
-def _read_published(path: Path, weights: Weights) -> dict[str, Tensor]:
-    """Read what `weights.url` delivered, with its prefix cut off the keys."""
-    if path.suffix == ".safetensors":
-        content: object = read_safetensors(path)
-    else:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except _PICKLE_ERRORS as error:
+        with path.open("rb") as file:
+            start = file.read(9)
+            file.seek(0)
+            if start[8:] == b"{" or not start.startswith(_PICKLE_STARTS):
+                content: object = safetensors.torch.load_file(path, device="cpu")
+            else:
+                # By the path, it would believe the name.
+                content = torch.load(file, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, *_PICKLE_ERRORS) as error:
+        if "weights_only" in str(error) or "Weights only" in str(error):
             raise AssetError(
-                f"what {weights.url} delivers must be a whole state dict of tensors, but {reason_of(error)}; nothing "
-                "was kept."
+                f"{source} must hold tensors only, but has objects of other kinds, such as a whole network; where you "
+                "trust it, load it with the code that wrote it, and save `network.state_dict()`."
             ) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+        raise AssetError(
+            f"{source} must be a whole safetensors file or state dict, but {reason_of(error)}; get it again."
+        ) from error
+    if isinstance(content, dict):
+        content = next((content[key] for key in _STATE_KEYS if isinstance(content.get(key), dict)), content)
     if not isinstance(content, dict):
-        raise AssetError(f"what {weights.url} delivers must be a state dict, got a `{type(content).__name__}`.")
+        raise AssetError(
+            f"{source} must be a state dict, got a `{type(content).__name__}`; save `network.state_dict()`."
+        )
     state: dict[str, Tensor] = {}
     for name, value in content.items():
-        key = str(name).removeprefix(weights.url_prefix)
+        key = str(name).removeprefix(prefix)
         if isinstance(value, Tensor) and key not in state:
-            state[key] = value.detach().contiguous().clone()
+            state[key] = value.detach().contiguous()
         elif isinstance(value, Tensor):
-            raise AssetError(
-                f"without `{weights.url_prefix}` each key of {weights.url} must be unique, got `{key}` twice."
-            )
+            raise AssetError(f"without `{prefix}` each key of {source} must be unique, got `{key}` twice.")
         elif not key.endswith("num_batches_tracked"):
             raise AssetError(
-                f"the state dict of {weights.url} must hold tensors only, but `{name}` is a `{type(value).__name__}`."
+                f"{source} must hold tensors only, but `{name}` is a `{type(value).__name__}`; save "
+                "`network.state_dict()` alone."
             )
     return state

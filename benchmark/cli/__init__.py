@@ -107,7 +107,10 @@ def run(
         typer.Option(help="What evaluation computes in. tf32 (GPUs) and bf16 are faster and coarser, and rows say so."),
     ] = "float32",
     dry: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would run and how long it would take; run nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Print what would run, how long it would take and what is not at hand; run nothing."
+        ),
     ] = False,
     executor: Annotated[
         Literal["local", "ray"], typer.Option(help="Where jobs run: on this machine, or on a Ray cluster.")
@@ -261,10 +264,7 @@ def table(
         return
     tables.print_table(suite, runs, None if local else results)
     if publish:
-        from pruneboard.benchmark.cli.cataloguing import publish_catalogue
-
         tables.publish(suite, runs, results)
-        typer.echo(str(publish_catalogue(results)))
 
 
 @app.command()
@@ -274,21 +274,11 @@ def claims(
         Path | None, typer.Option("--runs", help="Use this run folder's rows in place of published ones.")
     ] = None,
     results: Results = Path("results"),
-    publish: Annotated[
-        bool, typer.Option("--publish", help="Write claims.csv and claims.networks.csv to the published tables.")
-    ] = False,
 ) -> None:
     """Say of each claim of the papers whether the rows support it, by how much, and how sure that is."""
-    if publish and (runs is not None or claim is not None):
-        raise PruneboardError(
-            "`--publish` must be of all claims and published rows, so neither CLAIM nor `--runs` goes with it; leave "
-            "them out."
-        )
     from pruneboard.benchmark.cli import claiming
 
-    outcomes = claiming.print_claims(runs, results, claim)
-    if publish:
-        claiming.publish_claims(outcomes, results)
+    claiming.print_claims(runs, results, claim)
 
 
 @app.command()
@@ -379,8 +369,8 @@ def validate(
     seed: Annotated[int, typer.Option(help="Seed of their choice.")] = 0,
     device: Device = "auto",
     workers: Workers = None,
-    derive: Annotated[
-        bool, typer.Option("--derive", help="First write rankings and comparisons anew from the rows.")
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="Run only jobs again whose data come with the code, and fetch nothing.")
     ] = False,
     report: Annotated[Path | None, typer.Option(help="File to write what was found to, as JSON.")] = None,
 ) -> None:
@@ -392,7 +382,7 @@ def validate(
     from pruneboard.benchmark.cli import validating
 
     options = validating.ValidationOptions(
-        path=path, rerun=rerun, seed=seed, device=device, workers=workers, derive=derive, report=report
+        path=path, rerun=rerun, seed=seed, device=device, workers=workers, embedded=embedded, report=report
     )
     if not validating.validate(options):
         sys.exit(EXIT_FAILED_JOBS)
@@ -560,6 +550,7 @@ def build(
     """Build the static site from result tables."""
     from pruneboard.benchmark.cli import tables
 
+    results = results if local else tables.published_in(results)
     typer.echo(str(tables.build(runs, results, out, local=local)))
 
 
@@ -575,14 +566,7 @@ def serve(
     ] = True,
 ) -> None:
     """Build the site and serve it on this machine until Ctrl-C; open pages show each new build by themselves."""
-    from pruneboard.benchmark.cli import serving
+    from pruneboard.benchmark.cli import serving, tables
 
+    results = results if local else tables.published_in(results)
     serving.serve(serving.SiteOptions(runs=runs, results=results, out=out, local=local), port, watch=watch)
-
-
-@site.command()
-def catalogue(results: Results = Path("results")) -> None:
-    """Write what registered criteria, networks and data sets say of themselves, for the site's pages."""
-    from pruneboard.benchmark.cli.cataloguing import publish_catalogue
-
-    typer.echo(str(publish_catalogue(results)))

@@ -1,7 +1,6 @@
-"""The catalogue of what is registered, for the site, which imports no plugin."""
+"""The catalogue of what is registered, for the pages of the site."""
 
 import dataclasses
-import inspect
 import json
 import re
 import sys
@@ -16,14 +15,9 @@ from pruneboard.benchmark.catalogue import (
     DatasetEntry,
     ModelEntry,
     Parameter,
-    write_catalogue,
 )
 from pruneboard.benchmark.data import datasets
-
-
-def publish_catalogue(results: Path) -> Path:
-    """Write what the registered plugins say of themselves beside the published tables, and return the file."""
-    return write_catalogue(make_catalogue(), results)
+from pruneboard.benchmark.foreign import ForeignCriterion
 
 
 def make_catalogue() -> Catalogue:
@@ -42,7 +36,7 @@ def make_catalogue() -> Catalogue:
 
 
 def _criterion(name: str, criterion: Criterion) -> CriterionEntry:
-    text = inspect.getdoc(type(criterion)) or ""
+    text = plugins.documentation(criterion)
     prose, _, attributes = text.partition("\nAttributes:\n")
     paragraphs = [" ".join(paragraph.split()) for paragraph in prose.strip().split("\n\n")]
     meanings = dict(_meanings(attributes))
@@ -60,8 +54,8 @@ def _criterion(name: str, criterion: Criterion) -> CriterionEntry:
             for key, value in plugins.criterion_parameters(criterion).items()
         ),
         files=_files(criterion),
-        digest=plugins.criterion_digest(type(criterion)),
-        tunable=type(criterion).search_space is not Criterion.search_space,
+        digest=plugins.criterion_digest(criterion),
+        tunable=plugins.is_tunable(criterion),
     )
 
 
@@ -75,6 +69,8 @@ def _meanings(attributes: str) -> Iterator[tuple[str, str]]:
 
 def _files(criterion: Criterion) -> tuple[str, ...]:
     """Return the source files of a criterion, its own first, relative to the folder of criteria."""
+    if isinstance(criterion, ForeignCriterion):
+        return ()
     module = sys.modules[type(criterion).__module__]
     path = Path(module.__file__ or "")
     if path.name != "__init__.py":

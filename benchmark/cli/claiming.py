@@ -11,25 +11,21 @@ from pruneboard.benchmark.claims import (
     Contrast,
     Effect,
     Verdict,
-    claim_table,
     evaluate_claims,
     load_claims,
-    network_table,
 )
 from pruneboard.benchmark.cli._console import make_console
 from pruneboard.benchmark.cli.tables import rows_of_all_suites
 from pruneboard.benchmark.errors import StoreError
 from pruneboard.benchmark.schema import display_name
 from pruneboard.benchmark.stats import CONFIDENCE
-from pruneboard.benchmark.store import atomic_file
 
 _STYLES: dict[Verdict, str] = {"supported": "green", "contradicted": "red", "mixed": "yellow"}
 _METRICS = {"a_pr": "A_PR", "top_pr": "Top-PR"}
-_FILES = {"claims.csv": claim_table, "claims.networks.csv": network_table}
 
 
-def print_claims(runs: Path | None, results: Path, name: str | None = None) -> tuple[ClaimResult, ...]:
-    """Print the claims with their verdicts, and return them.
+def print_claims(runs: Path | None, results: Path, name: str | None = None) -> None:
+    """Print the claims with their verdicts.
 
     Args:
         runs: run folder whose rows take the place of published ones, suite by suite.
@@ -54,19 +50,6 @@ def print_claims(runs: Path | None, results: Path, name: str | None = None) -> t
             style="dim italic",
         )
     )
-    return outcomes
-
-
-def publish_claims(outcomes: tuple[ClaimResult, ...], results: Path) -> None:
-    """Write claims to the published tables, and print the files.
-
-    Raises:
-        StoreError: the folder cannot be written.
-    """
-    for file, table in _FILES.items():
-        with atomic_file(results / file) as temporary:
-            table(outcomes).to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g")
-        make_console().print(str(results / file), soft_wrap=True)
 
 
 def _outcome(outcome: ClaimResult, *, every_network: bool) -> RenderableType:

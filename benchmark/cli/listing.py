@@ -1,6 +1,5 @@
 """Listing and showing criteria, models and data sets."""
 
-import inspect
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +22,7 @@ def print_list(kind: str) -> None:
             table = make_table("criterion", "family", "needs", "tunable", "preset of", "from")
             for name in plugins.criteria().names():
                 criterion = plugins.criteria().get(name)
-                tunable = "yes" if type(criterion).search_space is not Criterion.search_space else "no"
+                tunable = "yes" if plugins.is_tunable(criterion) else "no"
                 preset_of = "" if criterion.name == name else criterion.name
                 origin = plugins.criteria().origin(name)
                 table.add_row(name, criterion.family, criterion.needs, tunable, preset_of, origin)
@@ -77,9 +76,9 @@ def _print_criterion(name: str, criterion: Criterion) -> None:
         "tuning": _tuning(criterion),
         "deterministic": "yes" if criterion.deterministic else "no",
         "from": plugins.criteria().origin(name),
-        "code": f"{type(criterion).__module__}, sha256 {plugins.criterion_digest(type(criterion))}",
+        "code": f"sha256 {plugins.criterion_digest(criterion)}",
     }
-    print_facts(facts, inspect.getdoc(type(criterion)) or "")
+    print_facts(facts, plugins.documentation(criterion))
 
 
 def _print_model(model: Model) -> None:
@@ -102,7 +101,7 @@ def _print_model(model: Model) -> None:
 
 
 def _tuning(criterion: Criterion) -> str:
-    if type(criterion).search_space is Criterion.search_space:
+    if not plugins.is_tunable(criterion):
         return "no parameter to tune"
     return f"`pruneboard tune {criterion.name} --suite SUITE` searches over its parameters"
 

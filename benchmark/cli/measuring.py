@@ -90,7 +90,7 @@ def measure_speed(suite: Suite, options: SpeedOptions) -> SpeedSummary:
     meters = [_Meter(job, rates, options, timing, bench) for job in jobs]
     n_failed = 0
     try:
-        make_plugins_ready(jobs, console)
+        make_plugins_ready(jobs, bench, console)
         for number, (job, meter) in enumerate(zip(jobs, meters, strict=True), start=1):
             if not options.fresh and meter.is_done(known):
                 continue

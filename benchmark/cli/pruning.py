@@ -85,7 +85,7 @@ def prune(options: PruneOptions) -> bool:
     bench = Workbench(resolve_device(options.device))
     before = targets.stamps()
     try:
-        make_plugins_ready([job], console)
+        make_plugins_ready([job], bench, console)
         scored = score(job, shots, bench)
         pruned = build(scored, options.rate, options.form)
         facts = facts_of(scored, pruned, options.rate, options.form, bench)

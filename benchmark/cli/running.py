@@ -3,14 +3,16 @@
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from pruneboard.benchmark import plugins
+from pruneboard.benchmark import plugins, provenance
+from pruneboard.benchmark.api import Model
+from pruneboard.benchmark.assets import look_for_weights
 from pruneboard.benchmark.cli._console import make_console
 from pruneboard.benchmark.cli._dry_run import print_dry_run
 from pruneboard.benchmark.cli._estimates import Forecast, Kind, kind_of, read_past_seconds
@@ -18,11 +20,13 @@ from pruneboard.benchmark.cli._progress import RunSummary, Scope, Watch
 from pruneboard.benchmark.cli._signals import Interruption, Terminated
 from pruneboard.benchmark.cli._status import StatusFile
 from pruneboard.benchmark.cli.training import train_with_progress
-from pruneboard.benchmark.errors import AssetError, PruneboardError, SuiteError
+from pruneboard.benchmark.data import look_for_dataset
+from pruneboard.benchmark.errors import AssetError, ModelError, PruneboardError, SuiteError
 from pruneboard.benchmark.executors import (
     Agenda,
     Claims,
     Event,
+    Finished,
     LocalWorkers,
     RayOptions,
     Task,
@@ -132,6 +136,8 @@ def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions, *, announce: b
                 f"{suite.title}: {len(jobs)} jobs on {datasets}, {len(jobs) - len(tasks)} done before, {len(tasks)} to "
                 "run."
             )
+            if not options.fresh and (n_again := sum(task.repeats for task in tasks)):
+                console.print(f"{n_again} of them again: they were measured with code that differs from its commit.")
             summary = _run(tasks, len(jobs), _Surroundings(store, bench, past, options, interruption), console)
     except KeyboardInterrupt as end:
         console.print("Stopped before the first job; the same command continues.")
@@ -168,20 +174,28 @@ def plan(jobs: Sequence[Job], store: RunStore, bench: Workbench, past: dict[Kind
     todo = []
     n_done: Counter[Kind] = Counter()
     asked = [(job, bench.key(job)) for job in jobs]
-    for (job, key), status in zip(asked, store.statuses(asked), strict=True):
-        if status in (None, "failed") or fresh:
+    statuses = store.statuses(asked)
+    unclean = _unclean(jobs, store)
+    for (job, key), status in zip(asked, statuses, strict=True):
+        if status in (None, "failed") or fresh or key in unclean:
             todo.append((job, key))
         else:
             n_done[kind_of(job)] += 1
     tasks = []
     for job, key in todo:
-        if fresh:
+        repeats = fresh or key in unclean
+        if repeats:
             bench.checkpoints(job).forget(job.suite.shots)
         kind = kind_of(job)
         place = n_done[kind], past.get(kind, 0.0)
         n_done[kind] += 1
-        tasks.append(Task(job=job, key=key, place=place, before=mark_of(store, job, key)))
+        tasks.append(Task(job=job, key=key, place=place, before=mark_of(store, job, key), repeats=repeats))
     return tasks
+
+
+def _unclean(jobs: Sequence[Job], store: RunStore) -> Collection[str]:
+    """Return the keys of jobs that no submission takes, and that this code would measure so that one does."""
+    return store.unclean(jobs[0].suite.name) if provenance.commit()[1] else ()
 
 
 @dataclass(frozen=True)
@@ -205,8 +219,9 @@ def _run(tasks: Sequence[Task], n_jobs: int, given: _Surroundings, console: Cons
     run, suite = new_run_id(), tasks[0].job.suite.name
     folder = given.store.folder / suite
     shown = {**dataclasses.asdict(options), "out": str(options.out)}
+    saved: dict[str, Finished] = {}
     with Claims(folder / "claims", run) as claims:
-        agenda = Agenda(given.store, claims, tasks, fresh=options.fresh)
+        agenda = Agenda(given.store, claims, tasks)
         watch = Watch(
             Scope(n_jobs=n_jobs, n_todo=len(tasks)),
             forecast,
@@ -219,18 +234,39 @@ def _run(tasks: Sequence[Task], n_jobs: int, given: _Surroundings, console: Cons
             with watch, _execute(agenda, given.bench, options, given.interruption) as events:
                 for event in _folding(events, given.store, suite):
                     watch.see(event)
+                    if isinstance(event, Finished) and event.digest:
+                        saved[agenda.task(event.job).key] = event
         except KeyboardInterrupt:
             watch.summary.interrupted = True
         watch.summary.interrupted |= stop.finishes
         watch.summary.terminated = given.interruption.terminated
+    _check_kept(saved, given.store, suite)
     return watch.summary
+
+
+def _check_kept(saved: Mapping[str, Finished], store: RunStore, suite: str) -> None:
+    """Check that rows are as they were saved: what a criterion's process writes to the folder nobody prevents.
+
+    Raises:
+        PruneboardError: not so.
+    """
+    found = store.digests(suite, saved)
+    lost = [event.job.cell for key, event in saved.items() if key not in found]
+    changed = [event.job.cell for key, event in saved.items() if found.get(key, event.digest) != event.digest]
+    what = [f"{len(c)} {how} ({', '.join(c[:5])})" for how, c in (("removed", lost), ("changed", changed)) if c]
+    if what:
+        raise PruneboardError(
+            f"rows must stay as this run saved them, but in `{store.folder}` jobs were {' and '.join(what)} before it "
+            "ended; find the criterion or program that writes there, remove the folder, and run again without it."
+        )
 
 
 def dry_run(jobs: Sequence[Job], options: RunOptions) -> None:
     """Print what `run_jobs` would do and how long that would take; nothing is run, trained, fetched or written.
 
     Raises:
-        PruneboardError: there is no such criterion, network or device.
+        PruneboardError: there is no such criterion, network or device, or data or weights that `run_jobs` needs are
+            damaged, or neither at hand nor to be had.
     """
     console, suite = make_console(), jobs[0].suite
     bench, store = _workbench(options), RunStore(options.out)
@@ -239,6 +275,24 @@ def dry_run(jobs: Sequence[Job], options: RunOptions) -> None:
     past = read_past_seconds(suite.name, [store, ResultsStore(_RESULTS)])
     n_workers = _n_at_a_time(bench, options)
     print_dry_run(jobs, _done(jobs, store, bench, options), past, n_workers, console)
+    for lacking in _lacking(jobs, bench):
+        console.print(lacking, soft_wrap=True)
+
+
+def _lacking(jobs: Sequence[Job], bench: Workbench) -> Iterator[str]:
+    """Say of data and weights that are not at hand how a run would come by them; raise where it would not."""
+    for job in {job.suite.datasets_of(job.model): job for job in jobs}.values():
+        names = job.suite.datasets_of(job.model)
+        if look_for_dataset(names) is None:
+            yield f"The data set {' or '.join(names)} is not at hand; a run fetches it."
+        else:
+            bench.labels(job)
+            bench.reference_rows(job)
+    for model in map(plugins.models().get, {job.model: None for job in jobs}):
+        if model.weights is not None and look_for_weights(model.weights) is None:
+            yield f"The weights of {model.name} are not at hand; a run fetches them."
+        elif not _has_made_weights(model):
+            yield f"The weights of {model.name} are not at hand; a run trains them."
 
 
 def _done(jobs: Sequence[Job], store: RunStore, bench: Workbench, options: RunOptions) -> list[bool]:
@@ -250,24 +304,26 @@ def _done(jobs: Sequence[Job], store: RunStore, bench: Workbench, options: RunOp
     except AssetError:
         # Without the data nobody can tell, and a dry run has to work without.
         return [False] * len(jobs)
-    return [status not in (None, "failed") for status in store.statuses(asked, touch=False)]
+    statuses, unclean = store.statuses(asked, touch=False), _unclean(jobs, store)
+    return [s not in (None, "failed") and key not in unclean for (_, key), s in zip(asked, statuses, strict=True)]
 
 
 def _make_ready(jobs: Sequence[Job], bench: Workbench, console: Console) -> None:
     """Load everything once before the first job, so that what is missing is said at once and not job by job."""
-    make_plugins_ready(jobs, console)
+    make_plugins_ready(jobs, bench, console)
     for job in {job.model: job for job in jobs}.values():
-        bench.dataset(job).split(job.suite.evaluation_split)
+        bench.labels(job)
         bench.reference_rows(job)
 
 
-def make_plugins_ready(jobs: Sequence[Job], console: Console) -> None:
-    """Load the criteria and networks of jobs.
+def make_plugins_ready(jobs: Sequence[Job], bench: Workbench, console: Console) -> None:
+    """Load the criteria and networks of jobs, and see whether these fit their data.
 
     Weights that are made on this machine are trained here when they are missing, before any worker needs them.
 
     Raises:
-        PruneboardError: there is no such criterion or network, or it cannot be loaded, or not be pruned like that.
+        PruneboardError: there is no such criterion or network, or it cannot be loaded, not be pruned like that, or does
+            not fit its data.
     """
     for job in {(job.criterion, job.tuned): job for job in jobs}.values():
         plugins.criterion_of(job)
@@ -277,17 +333,40 @@ def make_plugins_ready(jobs: Sequence[Job], console: Console) -> None:
                 f"model `{job.model}` must be pruned by some of {known}, got {job.granularity!r} in suite "
                 f"`{job.suite.name}`; correct the suite file."
             )
-    for model in map(plugins.models().get, {job.model: None for job in jobs}):
-        if model.made_file is not None and not model.made_file.exists():
-            if not model.made_when_used:
-                raise AssetError(
-                    f"the weights of `{model.name}` must be made before they are used, as that takes long; make them "
-                    f"with `pruneboard train {model.name} --device auto`, or leave the model out with `--model`."
-                )
+    for job in {job.model: job for job in jobs}.values():
+        model = plugins.models().get(job.model)
+        if model.made_file is not None and not _has_made_weights(model):
             console.print(f"{model.name} has no weights on this machine yet; they are trained once and kept.")
             # On the CPU wherever the jobs run, so that the same kind of machine gives the same weights.
             train_with_progress(model, model.made_file, torch.device("cpu"), console)
-        model.load()
+        network = model.load()
+        try:
+            with torch.no_grad():
+                logits = network(torch.zeros(1, *model.input_size))
+        # How a network refuses images is its own affair; timm's transformers assert their size.
+        except (AssertionError, RuntimeError) as error:
+            size = " x ".join(map(str, model.input_size))
+            reason = " ".join(str(error).split())
+            raise ModelError(
+                f"`{model.name}` must take images of {size}, but {reason}; correct its `input_size`."
+            ) from error
+        bench.check_outputs(job, logits)
+
+
+def _has_made_weights(model: Model) -> bool:
+    """Whether weights that are made on this machine are there, or need not be made.
+
+    Raises:
+        AssetError: they are not, and a run does not make them.
+    """
+    if model.made_file is None or model.made_file.exists():
+        return True
+    if not model.made_when_used:
+        raise AssetError(
+            f"the weights of `{model.name}` must be made before they are used, as that takes long; make them with "
+            f"`pruneboard train {model.name} --device auto`, or leave the model out with `--model`."
+        )
+    return False
 
 
 @contextlib.contextmanager

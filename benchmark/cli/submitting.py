@@ -19,19 +19,16 @@ from pruneboard.benchmark.cli._console import make_console
 from pruneboard.benchmark.cli._criteria import with_criteria
 from pruneboard.benchmark.cli.checking import check_names
 from pruneboard.benchmark.cli.running import RunOptions, run_jobs
-from pruneboard.benchmark.cli.tables import write_derived
 from pruneboard.benchmark.errors import PruneboardError
 from pruneboard.benchmark.schema import Suite
 from pruneboard.benchmark.store import ResultsStore, RunStore, atomic_file, in_grid
 from pruneboard.benchmark.suites import expand, load_suite, suite_names
 from pruneboard.benchmark.suites import suite_path as path_of
-from pruneboard.benchmark.validation import Report, statement_faults, validate_suite
+from pruneboard.benchmark.validation import Report, reference_fault, statement_faults, validate_suite
 
 _PROJECT = Path(__file__).resolve().parents[2]
 _BUILTIN = "builtin"
 _OWN_LICENCE = "BSD-3-Clause"
-_PLACEHOLDER = "://example.org/"
-"""In the address that a new package comes with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +108,6 @@ def submit(options: SubmitOptions) -> Submitted:
     for path in files:
         console.print(f"   {path}", soft_wrap=True)
     console.print(f"Valid: {len(rows)} rows of {', '.join(names)}.")
-    for name, statement in statements.items():
-        if _PLACEHOLDER in statement.url:
-            console.print(
-                f"Note: nobody gets the code of `{name}` at {statement.url}; give the real address by `--url`.",
-                soft_wrap=True,
-            )
     _hand_in(names, suite, files, options, console)
     return Submitted(done=True)
 
@@ -143,7 +134,7 @@ def _statement(name: str, options: SubmitOptions) -> Statement:
     summary = (inspect.getdoc(type(criterion)) or "").partition("\n")[0]
     statement = Statement(author=author, licence=licence, url=url, code=code, summary=summary)
     # What would be refused at the end is said before anything runs.
-    if (fault := next(statement_faults(statement), None)) is not None:
+    if (fault := next(statement_faults(statement), None) or reference_fault(criterion.source)) is not None:
         raise PruneboardError(f"what is said of `{name}` cannot stand on its card: {fault}")
     return statement
 
@@ -202,7 +193,7 @@ def _check_complete(rows: pd.DataFrame, suite: Suite, names: Sequence[str]) -> N
 def _write(
     rows: pd.DataFrame, suite: Suite, statements: dict[str, Statement], results: Path
 ) -> tuple[Report, list[Path]]:
-    """Write tables, cards and ranking, validate them, and only then put them into the results folder."""
+    """Write tables and cards, validate them, and only then put them into the results folder."""
     with tempfile.TemporaryDirectory(prefix="pruneboard-") as name:
         folder = Path(name)
         if (results / suite.name).is_dir():
@@ -213,7 +204,6 @@ def _write(
             tables = cards.table_paths(suite.name, criterion)
             own = ResultsStore(folder).read_criterion(suite.name, criterion)
             files.append(cards.write(make_card(own, suite, statement, tables)))
-        files += write_derived(suite, folder)
         report = Report()
         validate_suite(folder, suite, report)
         if report.errors:

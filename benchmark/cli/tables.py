@@ -7,25 +7,19 @@ import pandas as pd
 from rich.text import Text
 
 from pruneboard.benchmark.cards import CardStore
-from pruneboard.benchmark.catalogue import read_catalogue
 from pruneboard.benchmark.cli._console import make_console
 from pruneboard.benchmark.cli._sources import Sourced, read_sources
 from pruneboard.benchmark.cli.suite_listing import make_table
 from pruneboard.benchmark.errors import StoreError
-from pruneboard.benchmark.leaderboards import LeaderboardStore, leaderboard
 from pruneboard.benchmark.render import (
     Credit,
     Extras,
     build_site,
-    comparison_table,
     current_studies,
     overall_table,
     rank_across,
     terminal_table,
-    tuning_table,
-    view_tuning,
     with_display_names,
-    write_inventory,
 )
 from pruneboard.benchmark.schema import TUNED_SUFFIX, Suite
 from pruneboard.benchmark.speeds import Speed, SpeedStore, current_speeds
@@ -33,6 +27,9 @@ from pruneboard.benchmark.stats import area_under_curve, compare_tuned
 from pruneboard.benchmark.store import ResultsStore, RunStore, concatenate, in_grid
 from pruneboard.benchmark.studies import Study, StudyStore
 from pruneboard.benchmark.suites import load_published, load_suite, suite_names, suite_path
+
+
+_PROJECT = Path(__file__).resolve().parents[2]
 
 
 def print_table(name: str, runs: Path, results: Path | None) -> None:
@@ -88,7 +85,7 @@ def print_comparison(suite: Suite, runs: Path, studies: Sequence[Study]) -> None
 
 
 def publish(name: str, runs: Path, results: Path) -> None:
-    """Write the rows and studies of a run folder to the published tables, with comparisons, and print the files.
+    """Write the rows and studies of a run folder to the published tables, and print the files.
 
     Raises:
         PruneboardError: the run folder has no rows of the suite, or a file cannot be written.
@@ -100,37 +97,8 @@ def publish(name: str, runs: Path, results: Path) -> None:
     paths = ResultsStore(results).write(rows)
     studies = StudyStore(results)
     paths += studies.publish(current_studies(StudyStore(runs).read(suite.name), suite))
-    paths += write_derived(suite, results, suite_path(name))
     for path in paths:
         make_console().print(str(path), soft_wrap=True)
-
-
-def write_derived(suite: Suite, results: Path, suite_file: Path | None = None) -> list[Path]:
-    """Write what is derived from the published rows of a suite, its ranking and comparisons, and return the files.
-
-    Args:
-        suite: the suite.
-        results: results folder.
-        suite_file: its file; None for that of a suite that comes with pruneboard.
-
-    Raises:
-        PruneboardError: the rows do not allow a ranking, or a file cannot be written.
-    """
-    store = ResultsStore(results)
-    # Cells that were published before belong to the ranking and the comparisons as well.
-    rows = _of_grid(store.read(suite.name), suite)
-    paths = [LeaderboardStore(results).write(suite.name, leaderboard(rows))]
-    comparison = comparison_table(rows, load_published(suite, suite_file or suite_path(suite.name)))
-    if len(comparison):
-        paths.append(store.write_comparison(suite.name, comparison))
-    studies = StudyStore(results)
-    if all_studies := current_studies(studies.read(suite.name), suite):
-        lines = view_tuning(all_studies, rows)
-        paths.append(studies.write_comparison(suite.name, tuning_table(lines)))
-    readme = results / "README.md"
-    if write_inventory(readme, [(suite, store.read(suite.name)) for suite in _all_suites()]):
-        paths.append(readme)
-    return paths
 
 
 def build(runs: Path | None, results: Path, out: Path, *, local: bool = False) -> Path:
@@ -145,12 +113,17 @@ def build(runs: Path | None, results: Path, out: Path, *, local: bool = False) -
     Raises:
         PruneboardError: a table is damaged, or the site cannot be written.
     """
+    # It imports every plugin, and with them torch, which nothing else here needs.
+    from pruneboard.benchmark.cli.cataloguing import make_catalogue
+
     suites = _all_suites()
     read = {suite.name: _read(suite, runs, None if local else results) for suite in suites}
     rows = concatenate(found.rows for found in read.values())
     origins = pd.concat([found.rows[["key", "origin"]] for found in read.values()])
     rows = rows.assign(origin=rows["key"].map(origins.drop_duplicates("key").set_index("key")["origin"]))
     published = {suite.name: load_published(suite, suite_path(suite.name)) for suite in suites}
+    besides = runs is not None and not local
+    advice = concatenate(read_sources(suite, None, results).rows for suite in suites) if besides else concatenate([])
     page = build_site(
         rows,
         suites,
@@ -161,7 +134,9 @@ def build(runs: Path | None, results: Path, out: Path, *, local: bool = False) -
             studies={suite.name: _studies(suite, runs, results, read[suite.name].rows) for suite in suites},
             speeds={suite.name: _speeds(suite, runs, results) for suite in suites},
             stale=concatenate(found.stale for found in read.values()),
-            catalogue=read_catalogue(results),
+            # What was measured here only must not change what is advised.
+            advice=None if advice.empty else advice,
+            catalogue=make_catalogue(),
             credits=_credits(suites, results),
         ),
     )
@@ -173,6 +148,21 @@ def build(runs: Path | None, results: Path, out: Path, *, local: bool = False) -
     if rows.empty:
         make_console(stderr=True).print(f"note: there are no rows of any suite in `{results}`; the site is empty.")
     return page
+
+
+def published_in(results: Path) -> Path:
+    """Return the results folder for a site: outside the clone, the default one is that of this pruneboard.
+
+    Raises:
+        StoreError: there is none.
+    """
+    for folder in (results, _PROJECT / "results") if results == Path("results") else (results,):
+        if folder.is_dir():
+            return folder
+    raise StoreError(
+        f"a site needs published tables, but there is no folder `{results}`; name it by `--results`, or show the rows "
+        "of a run folder alone by `--runs` and `--local`."
+    )
 
 
 def rows_of_all_suites(runs: Path | None, results: Path) -> tuple[pd.DataFrame, list[Suite]]:

@@ -15,7 +15,7 @@ from pruneboard.benchmark.api import Model
 from pruneboard.benchmark.assets import is_folder, recorded_facts
 from pruneboard.benchmark.cli._console import make_console
 from pruneboard.benchmark.data import Dataset, open_dataset, open_folder
-from pruneboard.benchmark.errors import PruneboardError
+from pruneboard.benchmark.errors import PruneboardError, UnknownNameError
 from pruneboard.benchmark.provenance import resolve_device
 from pruneboard.benchmark.training import (
     AdaptOptions,
@@ -115,10 +115,13 @@ def _transfer(options: TrainOptions) -> tuple[Model, Dataset, Start]:
 
 def _open(name: str) -> Dataset:
     """Open a data set by its name, or by the path of its folder."""
-    folder = Path(name)
-    if (len(folder.parts) > 1 or name.startswith(".")) and is_folder(folder):
-        return open_folder(folder.resolve().name, folder)
-    return open_dataset(name)
+    try:
+        return open_dataset(name)
+    except UnknownNameError:
+        folder = Path(name).expanduser()
+        if not is_folder(folder):
+            raise
+    return open_folder(folder.resolve().name, folder)
 
 
 def _say_how_to_register(base: str, model: Model, result: TrainingResult, console: Console) -> None:

@@ -208,7 +208,7 @@ def untuned_partner(suite: Suite, criterion: str) -> str:
 
 def _prepare(cells: Sequence[Cell], budget: Budget, bench: TuningBench, console: Console) -> list[Search]:
     """Load everything once before the first trial, and say which criteria decline which networks."""
-    make_plugins_ready([cell.job(0) for cell in cells], console)
+    make_plugins_ready([cell.job(0) for cell in cells], bench, console)
     searches = []
     # One network after the other, so that each is loaded once.
     for cell in sorted(cells, key=lambda cell: cell.model):

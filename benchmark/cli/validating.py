@@ -12,7 +12,6 @@ from rich.console import Console
 
 from pruneboard.benchmark.cards import SUFFIX
 from pruneboard.benchmark.cli._console import make_console
-from pruneboard.benchmark.cli.tables import write_derived
 from pruneboard.benchmark.errors import PruneboardError, StoreError
 from pruneboard.benchmark.schema import Suite
 from pruneboard.benchmark.store import ResultsStore, RunStore, concatenate
@@ -20,6 +19,8 @@ from pruneboard.benchmark.suites import load_suite, suite_names, suite_path
 from pruneboard.benchmark.validation import (
     Finding,
     Report,
+    drift,
+    drift_fault,
     job_of,
     rerun_faults,
     same_source,
@@ -27,6 +28,9 @@ from pruneboard.benchmark.validation import (
     validate_folder,
     validate_suite,
 )
+
+_EMBEDDED = ("sklearn", "points")
+"""Kinds of data sets of which nothing is fetched or looked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +43,7 @@ class ValidationOptions:
         seed: seed of their choice.
         device: what they run on.
         workers: worker processes; None for one per core.
-        derive: write what is derived from rows anew before looking at it.
+        embedded: run only jobs again whose data and weights come with the code.
         report: file to write everything that was found to, as JSON; None for none.
     """
 
@@ -48,7 +52,7 @@ class ValidationOptions:
     seed: int = 0
     device: str = "auto"
     workers: int | None = None
-    derive: bool = False
+    embedded: bool = False
     report: Path | None = None
 
 
@@ -68,10 +72,6 @@ def validate(options: ValidationOptions) -> bool:
         PruneboardError: there are no results at the path, or they cannot be run again.
     """
     console, target = make_console(), _target(options.path)
-    if options.derive:
-        for suite in _suites(target):
-            for path in write_derived(suite, target.folder):
-                console.print(f"derived: {path}", soft_wrap=True)
     report = Report()
     if target.suite is None:
         report = validate_folder(target.folder)
@@ -104,7 +104,7 @@ def _target(path: Path) -> _Target:
 
 
 def _is_suite_folder(path: Path) -> bool:
-    return any(path.glob("[!.]*.jobs.csv")) or any(path.glob(f"[!.]*{SUFFIX}"))
+    return any(path.glob("*.jobs.csv")) or any(path.glob(f"*{SUFFIX}"))
 
 
 def _suites(target: _Target) -> list[Suite]:
@@ -113,15 +113,15 @@ def _suites(target: _Target) -> list[Suite]:
 
 
 def _is_about(finding: Finding, target: _Target) -> bool:
-    """Whether a finding is about what was asked for; what all tables of a suite say together is about each of them."""
-    name = finding.path.name.partition(".")[0]
-    return target.criterion is None or name in (target.criterion, "leaderboard")
+    """Whether a finding is about what was asked for, a folder or one criterion of it."""
+    return target.criterion is None or finding.path.name.partition(".")[0] in (target.criterion, "__init__")
 
 
 def _rerun(target: _Target, options: ValidationOptions, console: Console) -> list[Finding]:
     """Run a random sample of jobs again, and return how they differ from what was published."""
     from pruneboard.benchmark import plugins
     from pruneboard.benchmark.cli.running import RunOptions, run_jobs
+    from pruneboard.benchmark.data import datasets
 
     store = ResultsStore(target.folder)
     suites = {suite.name: suite for suite in _suites(target)}
@@ -137,12 +137,21 @@ def _rerun(target: _Target, options: ValidationOptions, console: Console) -> lis
     if absent:
         console.print(f"not run again, as they are not installed here: {', '.join(absent)}")
     rows = rows[bases.isin(known)]
+    if options.embedded:
+        elsewhere = ~rows["dataset"].astype(str).isin([d.name for d in datasets() if d.kind in _EMBEDDED])
+        if elsewhere.any():
+            names = sorted(set(rows.loc[elsewhere, "dataset"].astype(str)))
+            console.print(f"not run again, as their data do not come with the code: jobs on {', '.join(names)}")
+        rows = rows[~elsewhere]
+        if rows.empty:
+            return []
     keys = sample(rows, options.rerun, options.seed)
     if not keys:
         raise PruneboardError("`--rerun` needs jobs whose criterion is known here; install it, or name its file.")
     chosen = {key: rows[rows["key"] == key] for key in keys}
     faults: list[Finding] = []
     pairs: list[tuple[pd.Series, pd.Series]] = []
+    drifts: dict[Path, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="pruneboard-") as folder:
         for suite in suites.values():
             published = [part for part in chosen.values() if part.iloc[0]["suite"] == suite.name]
@@ -164,11 +173,18 @@ def _rerun(target: _Target, options: ValidationOptions, console: Console) -> lis
                 path = target.folder / suite.name / f"{part.iloc[0]['criterion']}.jobs.csv"
                 faults += [Finding("error", path, message) for message in rerun_faults(part, now)]
                 pairs.append((part.iloc[0], now.iloc[0]))
+                if (off := drift(part, now)) is not None:
+                    drifts.setdefault(path, []).append(off)
     same = same_source([old for old, _ in pairs], [new for _, new in pairs])
     console.print(
         f"{len(pairs)} jobs run again (seed {options.seed}), {same} of them with the very key that was published; "
         f"{len(pairs) - len({finding.message for finding in faults})} agree."
     )
+    # Each table by itself, and all together: a lie may be in one, or spread thinly.
+    together = {target.folder: [off for offs in drifts.values() for off in offs]} if len(drifts) > 1 else {}
+    for path, offs in {**drifts, **together}.items():
+        if (message := drift_fault(offs)) is not None:
+            faults.append(Finding("error", path, message))
     return faults
 
 

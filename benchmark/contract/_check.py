@@ -20,7 +20,8 @@ from pruneboard.benchmark.contract._subject import (
     first_difference,
     storages,
 )
-from pruneboard.benchmark.process import CodeState, ProcessState
+from pruneboard.benchmark.failures import clean_reason
+from pruneboard.benchmark.process import ProcessState
 from pruneboard.benchmark.ranking import masks_at, rank
 
 Status = Literal["passed", "failed", "declined", "skipped"]
@@ -117,11 +118,8 @@ def _images(subject: Subject) -> None:
 
 
 def _process(subject: Subject) -> None:
-    state, code = ProcessState(), CodeState()
-    try:
-        subject.criterion.score(subject.context())
-    finally:
-        code.check()
+    state = ProcessState()
+    subject.criterion.score(subject.context())
     if changed := state.changes():
         remedy = "draw from `context.generator`" if "random" in changed[0] else "put it back in a `finally`"
         raise CriterionError(f"a criterion must leave the process as it was, but {changed[0]} changed; {remedy}.")
@@ -319,7 +317,7 @@ def _outcome(name: str, check: Callable[[Subject], None], subject: Subject) -> O
     except _Skip as skip:
         return Outcome(name, subject.kind, "skipped", str(skip))
     except Unsupported as refusal:
-        return Outcome(name, subject.kind, "declined", str(refusal))
+        return Outcome(name, subject.kind, "declined", clean_reason(refusal))
     except CriterionError as error:
         return Outcome(name, subject.kind, "failed", str(error))
     except KeyboardInterrupt:
@@ -328,8 +326,11 @@ def _outcome(name: str, check: Callable[[Subject], None], subject: Subject) -> O
     except BaseException as error:  # noqa: BLE001
         frames = traceback.extract_tb(error.__traceback__)
         where = f" (`{Path(frames[-1].filename).name}`, line {frames[-1].lineno})" if frames else ""
-        message = f"scoring must not raise, but it raised {type(error).__name__}: {error}{where}; mend it, or raise "
-        return Outcome(name, subject.kind, "failed", message + "`Unsupported` with the reason where it does not apply.")
+        message = (
+            f"scoring must not raise, but it raised {type(error).__name__}: {clean_reason(error)}{where}; mend it, or "
+            "raise `Unsupported` with the reason where it does not apply."
+        )
+        return Outcome(name, subject.kind, "failed", message)
     finally:
         state.restore()
     return Outcome(name, subject.kind, "passed")

@@ -76,7 +76,7 @@ class _Body:
 
 
 def _check(task: _Task) -> Iterator[Checked]:
-    criterion, state = plugins.criteria().get(task.criterion), ProcessState()
+    criterion, state = plugins.own_criterion(task.criterion), ProcessState()
     report = functools.partial(Checked, criterion=task.criterion, network=task.network)
     try:
         if task.network == COST:

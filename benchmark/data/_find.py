@@ -63,16 +63,8 @@ def find_dataset(names: Sequence[str]) -> Dataset:
     Raises:
         AssetError: the one at hand is damaged or not the recorded one, or none can be had.
     """
-    for name in names:
-        record = records().get(name)
-        if record is not None and record.kind == "sklearn":
-            return Dataset(name, record.classes, {split: Digits(split) for split in ("test", "train")})
-        if record is not None and record.kind == "points":
-            return Dataset(name, record.classes, {split: Points(name, split) for split in POINT_SPLITS})
-        if (folder := _locate(name)) is not None:
-            if record is None:
-                return open_folder(name, folder)
-            return _open_folder(record, folder) if record.kind == "folder" else _open_recorded(record, folder)
+    if (found := look_for_dataset(names)) is not None:
+        return found
     failures = []
     for name in names:
         record = records().get(name)
@@ -83,9 +75,34 @@ def find_dataset(names: Sequence[str]) -> Dataset:
                 return _open_recorded(record, folder)
             except AssetError as error:
                 failures.append(f"; `{name}` could not be fetched: {error}")
-    raise AssetError(
+    raise AssetError(_missing(names, "".join(failures)))
+
+
+def look_for_dataset(names: Sequence[str]) -> Dataset | None:
+    """Open the first of several accepted data sets that is at hand; None where one has to be fetched.
+
+    Raises:
+        AssetError: the one at hand is damaged or not the recorded one, or none is at hand and none can be fetched.
+    """
+    for name in names:
+        record = records().get(name)
+        if record is not None and record.kind == "sklearn":
+            return Dataset(name, record.classes, {split: Digits(split) for split in ("test", "train")})
+        if record is not None and record.kind == "points":
+            return Dataset(name, record.classes, {split: Points(name, split) for split in POINT_SPLITS})
+        if (folder := _locate(name)) is not None:
+            if record is None:
+                return open_folder(name, folder)
+            return _open_folder(record, folder) if record.kind == "folder" else _open_recorded(record, folder)
+    if not any(records()[name].hub for name in names if name in records()):
+        raise AssetError(_missing(names))
+    return None
+
+
+def _missing(names: Sequence[str], failures: str = "") -> str:
+    return (
         f"a data set must be at hand, but there is no folder {' or '.join(f'`{name}`' for name in names)} in "
-        f"{_places()}{''.join(failures)}. Name the folder that holds it in `PRUNEBOARD_DATA`."
+        f"{_places()}{failures}. Name the folder that holds it in `PRUNEBOARD_DATA`."
     )
 
 
@@ -100,7 +117,8 @@ def _open_recorded(record: Record, folder: Path) -> Dataset:
         if file.sha256:
             check_sha256(path, file.sha256, "replace it by the published file, or give the folder another name")
         shards.setdefault(file.split, []).append(path)
-    return Dataset(record.name, record.classes, {s: Shards(tuple(p), record.n_classes) for s, p in shards.items()})
+    sources = {split: Shards(tuple(paths), record.n_classes) for split, paths in shards.items()}
+    return Dataset(record.name, record.classes, sources, record.n_classes)
 
 
 def _open_folder(record: Record, folder: Path) -> Dataset:
@@ -116,7 +134,7 @@ def _open_folder(record: Record, folder: Path) -> Dataset:
         split: replace(source, n_classes=record.n_classes) if isinstance(source, Shards) else source
         for split, source in sources.items()
     }
-    return Dataset(record.name, found.classes, checked)
+    return Dataset(record.name, found.classes, checked, record.n_classes)
 
 
 def _where(record: Record) -> str:

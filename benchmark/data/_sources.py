@@ -1,4 +1,4 @@
-"""Where splits lie, and how they are read: scikit-learn's digits, folders of images, and parquet files."""
+"""Where splits lie, and how they are read: scikit-learn's digits, and parquet files."""
 
 import contextlib
 import functools
@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pruneboard.benchmark.assets import file_sha256, is_folder
+from pruneboard.benchmark.assets import file_sha256
+from pruneboard.benchmark.data._images import entries, open_images
 from pruneboard.benchmark.data._splits import Dataset, ImageSplit, Labels, Picture, Split
 from pruneboard.benchmark.errors import AssetError
 
 _SHARD = re.compile(r"(?P<split>\w+)-(?P<index>\d+)(-of-(?P<count>\d+))?(-[0-9a-f]+)?\.parquet")
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Digits:
     def load(self, name: str) -> Split:
         pixels, labels = self._arrays()
 
-        def read(rows: npt.NDArray[np.intp]) -> Iterator[tuple[int, Picture]]:
-            return ((position, Image.fromarray(pixels[row])) for position, row in enumerate(rows))
+        def read(rows: npt.NDArray[np.intp]) -> Iterator[tuple[int, Picture, str]]:
+            return ((position, Image.fromarray(pixels[row]), name) for position, row in enumerate(rows))
 
         return ImageSplit(name, labels, read)
 
@@ -58,44 +58,6 @@ def _digits() -> tuple[npt.NDArray[np.uint8], Labels]:
     # Importing scikit-learn takes a second, which runs on other data need not wait for.
     values, labels = importlib.import_module("sklearn.datasets").load_digits(return_X_y=True)
     return np.rint(values * 255 / 16).astype(np.uint8).reshape(-1, 8, 8), labels.astype(np.int64)
-
-
-@dataclass(frozen=True)
-class Images:
-    """Image files `<class>/*.png` of one split; the label is the place of the class among the sorted ones."""
-
-    folder: Path
-    classes: tuple[str, ...]
-
-    def fingerprint(self) -> list[tuple[str, str]]:
-        return [(f"{path.parent.name}/{path.name}", file_sha256(path)) for path, _ in self._files()]
-
-    def placed_files(self) -> list[tuple[str, Path]]:
-        folders = [self.folder / name for name in self.classes if is_folder(self.folder / name)]
-        paths = [*folders, *(path for path, _ in self._files())]
-        return [(path.relative_to(self.folder.parent).as_posix(), path) for path in paths]
-
-    def load(self, name: str) -> Split:
-        files = self._files()
-
-        def read(rows: npt.NDArray[np.intp]) -> Iterator[tuple[int, Picture]]:
-            for position, row in enumerate(rows):
-                path = files[row][0]
-                try:
-                    yield position, path.read_bytes()
-                except OSError as error:
-                    raise AssetError(f"`{path}` must be a readable file, but {error}.") from error
-
-        return ImageSplit(name, np.array([label for _, label in files], dtype=np.int64), read)
-
-    def _files(self) -> list[tuple[Path, int]]:
-        return [
-            (path, label)
-            for label, name in enumerate(self.classes)
-            if is_folder(self.folder / name)
-            for path in _entries(self.folder / name)
-            if path.suffix.lower() in _SUFFIXES
-        ]
 
 
 @dataclass(frozen=True)
@@ -121,11 +83,12 @@ class Shards:
                 "again, or correct it."
             )
 
-        def read(rows: npt.NDArray[np.intp]) -> Iterator[tuple[int, Picture]]:
+        def read(rows: npt.NDArray[np.intp]) -> Iterator[tuple[int, Picture, str]]:
             for position, cell in self._cells(rows):
+                where = f"row {rows[position]} of {name}"
                 if cell is None or cell["bytes"] is None:
-                    raise AssetError(f"row {rows[position]} of {name} must hold an image's bytes.")
-                yield position, cell["bytes"]
+                    raise AssetError(f"{where} must hold an image's bytes.")
+                yield position, cell["bytes"], where
 
         return ImageSplit(name, labels, read)
 
@@ -192,40 +155,30 @@ def open_folder(name: str, folder: Path) -> Dataset:
     Raises:
         AssetError: the folder cannot be read, holds neither, or lacks a parquet file.
     """
-    if files := [path for path in _entries(folder) if path.suffix == ".parquet"]:
+    if files := [folder / entry for entry, _ in entries(folder) if Path(entry).suffix == ".parquet"]:
         shards = _shards(files)
-        classes = _class_names(files[0])
+        classes = _class_names(files)
         n_classes = len(classes) if classes else None
         return Dataset(name, classes, {split: Shards(paths, n_classes) for split, paths in shards.items()})
-    splits = _subfolders(folder)
-    classes = tuple(sorted({path.name for split in splits for path in _subfolders(split)}))
-    if not classes:
+    return open_images(name, folder)
+
+
+def _class_names(files: list[Path]) -> tuple[str, ...] | None:
+    """Read the class names that the `datasets` library wrote into files, if it did; all must say the same."""
+    found: dict[tuple[str, ...], Path] = {}
+    for path in files:
+        with _parquet(path) as file:
+            written = (file.schema_arrow.metadata or {}).get(b"huggingface", b"")
+        # The description is optional, and may describe a label without names.
+        with contextlib.suppress(ValueError, LookupError, TypeError):
+            found[tuple(json.loads(written)["info"]["features"]["label"]["names"])] = path
+    if len(found) > 1:
+        (one, first), (other, second) = list(found.items())[:2]
         raise AssetError(
-            f"a data set must hold `<split>-00000-of-00001.parquet` or `<split>/<class>/*.png`, but `{folder}` holds "
-            "neither."
+            f"the files of a data set must name the same classes, but `{first}` has {', '.join(one)} and `{second}` "
+            f"{', '.join(other)}; get files of one data set."
         )
-    return Dataset(name, classes, {path.name: Images(path, classes) for path in splits})
-
-
-def _class_names(path: Path) -> tuple[str, ...] | None:
-    """Read the class names that the `datasets` library wrote into a file, if it did."""
-    with _parquet(path) as file:
-        written = (file.schema_arrow.metadata or {}).get(b"huggingface")
-    try:
-        return tuple(json.loads(written)["info"]["features"]["label"]["names"]) if written else None
-    except (ValueError, LookupError, TypeError):
-        return None  # The description is optional, and may describe a label without names.
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return [path for path in _entries(folder) if is_folder(path) and not path.name.startswith(".")]
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError as error:
-        raise AssetError(f"`{folder}` must be a readable folder, but {error}; correct its permissions.") from error
+    return next(iter(found), None)
 
 
 def _shards(files: list[Path]) -> dict[str, tuple[Path, ...]]:

@@ -3,8 +3,6 @@
 import functools
 import io
 import math
-import struct
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from pruneboard.benchmark.data._digests import remembered
@@ -27,8 +25,18 @@ Picture = bytes | Image.Image
 _MODES = {1: "L", 3: "RGB"}
 _CPU = torch.device("cpu")
 
-# What PIL raises on a damaged image.
-_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_KINDS_OF_16_BITS = ("PNG", "PPM")
+"""Formats that Pillow reads with 32 bits per pixel where they hold 16."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each orientation of EXIF."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +120,12 @@ class ImageSplit(Split):
     Args:
         name: data set and split, for messages.
         labels: class of each image, (n,).
-        read: yields, for rows (k,), each position in them with the encoded or decoded image; in any order.
+        read: yields, for rows (k,), each position in them with the encoded or decoded image and what messages call it;
+            in any order.
     """
 
     def __init__(
-        self, name: str, labels: Labels, read: Callable[[npt.NDArray[np.intp]], Iterator[tuple[int, Picture]]]
+        self, name: str, labels: Labels, read: Callable[[npt.NDArray[np.intp]], Iterator[tuple[int, Picture, str]]]
     ) -> None:
         super().__init__(name, labels)
         self._read = read
@@ -152,8 +161,8 @@ class ImageSplit(Split):
             raise AssetError(f"`size` must be (1 or 3 channels, height, width), got {size}.")
         rows = self._rows(indices)
         pixels = np.empty((len(rows), *size), dtype=np.uint8)
-        for position, picture in self._read(rows):
-            pixels[position] = _decode(picture, size, framing, f"row {rows[position]} of {self._name}")
+        for position, picture, where in self._read(rows):
+            pixels[position] = _decode(picture, size, framing, where)
         return torch.from_numpy(pixels)
 
 
@@ -192,16 +201,42 @@ def scaled(stored: Tensor) -> Tensor:
     return stored.float() / 255 if stored.dtype == torch.uint8 else stored
 
 
-def _decode(picture: Picture, size: tuple[int, int, int], framing: Framing, row: str) -> npt.NDArray[np.uint8]:
+def _decode(picture: Picture, size: tuple[int, int, int], framing: Framing, where: str) -> npt.NDArray[np.uint8]:
     channels, height, width = size
     try:
         image = Image.open(io.BytesIO(picture)) if isinstance(picture, bytes) else picture
-        image = image.convert(_MODES[channels])
-    except _IMAGE_ERRORS as error:
-        raise AssetError(f"{row} must be an image, but it cannot be decoded: {error}; get the file again.") from error
+        image.load()
+        image = _in_bytes(_upright(image)).convert(_MODES[channels])
+    except MemoryError:
+        raise
+    # Pillow's decoders raise whatever a damaged file leads them to.
+    except Exception as error:
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "Pillow knows no such kind" if unknown else " ".join(str(error).split()) or type(error).__name__
+        raise AssetError(
+            f"{where} must be an image, but it cannot be decoded: {reason}; get the file again, or remove it."
+        ) from error
     if image.size != (width, height):
         image = _framed(image, width, height, framing)
     return np.asarray(image, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return an image as its camera was held: EXIF tells how its stored rows lie."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    # Damaged EXIF tells nothing, and no viewer minds it.
+    except Exception:  # noqa: BLE001
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _in_bytes(image: Image.Image) -> Image.Image:
+    """Return grey of 16 bits as its upper 8, as Pillow reads colours of 16 bits; it would cut off all above 255."""
+    is_wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format in _KINDS_OF_16_BITS)
+    if not is_wide and image.mode in ("I", "F"):
+        raise ValueError(f"its pixels are numbers of 32 bits (mode `{image.mode}`) whose range nobody states")
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if is_wide else image
 
 
 def _framed(image: Image.Image, width: int, height: int, framing: Framing) -> Image.Image:
@@ -238,11 +273,13 @@ class Dataset:
         name: its name in suites.
         classes: name of each label, or None where the labels have no names of their own.
         sources: split name to where the split lies.
+        n_labels: number of labels where they have no names and it is known all the same.
     """
 
     name: str
     classes: tuple[str, ...] | None
     sources: Mapping[str, Source]
+    n_labels: int | None = None
 
     @functools.cached_property
     def digest(self) -> str:

@@ -204,10 +204,10 @@ def _read(path: Path) -> Owner | None:
     try:
         owner = Owner(**json.loads(path.read_text(encoding="utf-8")))
         # The id becomes part of names of files.
-        is_one = _RUN.fullmatch(owner.run) and isinstance(owner.host, str) and 0 < int(owner.pid) < 2**31
-    except (FileNotFoundError, ValueError, TypeError, OverflowError, RecursionError):
+        is_one = _RUN.fullmatch(owner.run) and type(owner.host) is str and type(owner.pid) is int
+        return owner if is_one and 0 < owner.pid < 2**31 else None
+    except (FileNotFoundError, ValueError, TypeError, RecursionError):
         return None
-    return owner if is_one else None
 
 
 def _is_running(pid: int) -> bool:

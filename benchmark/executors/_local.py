@@ -3,18 +3,19 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
 
 from pruneboard.benchmark import plugins
-from pruneboard.benchmark.errors import PruneboardError
+from pruneboard.benchmark.discovery import Source
 from pruneboard.benchmark.executors._agenda import Agenda, Task
 from pruneboard.benchmark.executors._events import Event, Finished, Returned
+from pruneboard.benchmark.foreign import Description
 from pruneboard.benchmark.runner import Workbench, make_row, run_job
 from pruneboard.benchmark.schema import Job, Precision
-from pruneboard.benchmark.store import RunStore
+from pruneboard.benchmark.store import RunStore, digest_of, table_of
 from pruneboard.benchmark.workers import (
     POSTPONED_SECONDS,
     Affinity,
@@ -83,11 +84,6 @@ def _run_here(task: Task, agenda: Agenda, bench: Workbench) -> Iterator[Event]:
     finally:
         agenda.release(task)
     yield finished
-    if finished.tainted:
-        raise PruneboardError(
-            f"a criterion must leave the process as it was, but `{task.job.criterion}` patched torch or timm; run "
-            "again with `--workers 1` or more, which replaces the process, to continue."
-        )
 
 
 @contextlib.contextmanager
@@ -110,7 +106,7 @@ def _run_and_save(job: Job, store: RunStore, bench: Workbench) -> Finished:
     rows = run_job(job, bench)
     store.save(job, rows)
     bench.checkpoints(job).forget(job.suite.shots)
-    return Finished(job=job, status=rows[0].status, reason=rows[0].reason, tainted=bench.tainted)
+    return Finished(job=job, status=rows[0].status, reason=rows[0].reason, digest=digest_of(table_of(rows)))
 
 
 def run_in_workers(agenda: Agenda, bench: Workbench, workers: LocalWorkers) -> Iterator[Event]:
@@ -154,8 +150,10 @@ class _JobBody:
     precision: Precision
     devices: tuple[str, ...]
     n_threads: int
+    known: Mapping[Source, Description]
 
     def begin(self, slot: int) -> Callable[[Task], Iterator[Event]]:
+        plugins.know(self.known)
         torch.set_num_threads(self.n_threads)
         # What it prints goes to the log of its task.
         _LOGGER.addHandler(logging.StreamHandler())
@@ -168,7 +166,7 @@ class _Jobs:
 
     def __init__(self, agenda: Agenda, bench: Workbench, workers: LocalWorkers) -> None:
         self._agenda, self._bench, self._limits = agenda, bench, workers.limits
-        self.body = _JobBody(agenda.store, bench.precision, workers.devices, workers.n_threads)
+        self.body = _JobBody(agenda.store, bench.precision, workers.devices, workers.n_threads, plugins.descriptions())
 
     def affinity(self, task: Task) -> Affinity:
         return affinity_of(task)
@@ -190,7 +188,7 @@ class _Jobs:
             return Returned(job=task.job, reason=reason)
         row = make_row(task.job, self._bench, status="failed", reason=reason, seconds=None)
         self._agenda.store.save(task.job, [row])
-        return Finished(job=task.job, status=row.status, reason=row.reason)
+        return Finished(job=task.job, status=row.status, reason=row.reason, digest=digest_of(table_of([row])))
 
 
 def too_long(seconds: float) -> str:

@@ -2,12 +2,11 @@
 
 from pruneboard.benchmark.render.across import rank_across
 from pruneboard.benchmark.render.entries import Credit
-from pruneboard.benchmark.render.inventory import inventory, with_inventory, write_inventory
 from pruneboard.benchmark.render.overall import overall_table
 from pruneboard.benchmark.render.pages import Extras, build_site
 from pruneboard.benchmark.render.published import comparison_table
 from pruneboard.benchmark.render.terminal import terminal_table
-from pruneboard.benchmark.render.tuning import current_studies, tuning_table, view_tuning
+from pruneboard.benchmark.render.tuning import current_studies, view_tuning
 from pruneboard.benchmark.render.views import with_display_names
 
 __all__ = [
@@ -16,13 +15,9 @@ __all__ = [
     "build_site",
     "comparison_table",
     "current_studies",
-    "inventory",
     "overall_table",
     "rank_across",
     "terminal_table",
-    "tuning_table",
     "view_tuning",
     "with_display_names",
-    "with_inventory",
-    "write_inventory",
 ]

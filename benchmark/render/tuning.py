@@ -1,7 +1,6 @@
-"""What a page and a published table say of the studies of a suite."""
+"""What a page says of the studies of a suite."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -87,41 +86,6 @@ def view_tuning(studies: Sequence[Study], rows: pd.DataFrame) -> tuple[TuningLin
             )
         )
     return tuple(lines)
-
-
-def tuning_table(lines: Sequence[TuningLine]) -> pd.DataFrame:
-    """Return the comparison of tuned and untuned criteria as a table for publication, accuracies in [0, 1]."""
-    records = []
-    for line in lines:
-        study, outcome = line.study, line.study.outcome
-        if outcome is None:
-            continue
-        difference = line.difference
-        records.append(
-            {
-                "model": study.model,
-                "granularity": study.granularity,
-                "criterion": study.tuned_name,
-                "untuned": study.untuned,
-                "status": outcome.status,
-                "trials": outcome.n_trials,
-                "configurations": study.space_size,
-                "reference_images": study.n_reference,
-                "validation_images": study.n_validation,
-                "validation_default": outcome.default_value,
-                "validation_best": outcome.value,
-                "n_seeds": line.n_seeds,
-                "untuned_a_pr": line.untuned.mean if line.untuned else None,
-                "tuned_a_pr": line.tuned.mean if line.tuned else None,
-                "difference": difference.mean if difference else None,
-                "difference_low": difference.low if difference else None,
-                "difference_high": difference.high if difference else None,
-                "parameters": json.dumps(outcome.searched),
-                "most_important": line.important,
-                "study": outcome.study,
-            }
-        )
-    return pd.DataFrame(records)
 
 
 def _readable(parameters: Mapping[str, object]) -> str:

@@ -203,6 +203,12 @@ def _fitted(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
         raise damaged(path, f"foreign: its values have other types ({type(error).__name__})") from error
 
 
+def digest_of(table: pa.Table) -> str:
+    """Return the sha256 of rows in any order, which is the same before they are written and when they are read."""
+    lines = sorted(repr(tuple(line.values())) for line in table.select(SCHEMA.names).to_pylist())
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def _with_names(table: pa.Table, path: Path) -> pa.Table:
     """Return a table all of whose names may become parts of paths."""
     for name, pattern in _IN_PATHS.items():

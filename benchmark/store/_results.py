@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from pruneboard.benchmark.errors import StoreError
+from pruneboard.benchmark.registry import name_fault
 from pruneboard.benchmark.schema import COLUMNS, SCHEMA_VERSION
 from pruneboard.benchmark.store._files import atomic_file
 from pruneboard.benchmark.store._folder import KEY_DIGITS
@@ -17,6 +18,12 @@ _JOB_COLUMNS = [c.name for c in COLUMNS if c.level == "job"]
 _POINT_COLUMNS = [c.name for c in COLUMNS if c.level == "point"]
 _POINT_TEXT = [c.name for c in COLUMNS if c.level == "point" and c.kind is str]
 _CELL = ["model", "granularity", "seed"]
+
+JOB_FILE_COLUMNS = tuple(_JOB_COLUMNS)
+"""Columns of a published table of jobs, in order."""
+
+POINT_FILE_COLUMNS = ("key", *_POINT_COLUMNS)
+"""Columns of a published table of points, in order."""
 
 
 def points_and_jobs(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -61,8 +68,12 @@ class ResultsStore:
         return paths
 
     def criteria(self, suite: str) -> list[str]:
-        """Return the criteria that have a table of jobs in a suite, sorted."""
-        return sorted(path.name.removesuffix(".jobs.csv") for path in (self.folder / suite).glob("[!.]*.jobs.csv"))
+        """Return the criteria that have a table of jobs in a suite, sorted.
+
+        No other table is read by anyone: a file whose name is no criterion's, such as a hidden one, holds no results.
+        """
+        names = (path.name.removesuffix(".jobs.csv") for path in (self.folder / suite).glob("*.jobs.csv"))
+        return sorted(name for name in names if name_fault("criterion", name) is None)
 
     def read_criterion(self, suite: str, criterion: str) -> pd.DataFrame:
         """Read the rows of one criterion as its two tables have them, those that are there twice included.
@@ -78,28 +89,12 @@ class ResultsStore:
         Raises:
             StoreError: a table is damaged, lacks its partner, or is of another schema version.
         """
-        pairs = [_read_pair(path) for path in sorted((self.folder / suite).glob("*.jobs.csv"))]
+        pairs = [_read_pair(self.folder / suite / f"{criterion}.jobs.csv") for criterion in self.criteria(suite)]
         # One join of all: there are many small files, and each step of pandas costs more than their rows.
         alike: dict[Hashable, list[_Pair]] = {}
         for pair in pairs:
             alike.setdefault((pair.version, *pair.jobs.columns, *pair.points.columns), []).append(pair)
         return in_order(concatenate(map(_joined, alike.values())))
-
-    def comparison_path(self, suite: str) -> Path:
-        """Return the file of a suite's comparison with what others published."""
-        # No criterion's name has a dot, so no table of a criterion has this name.
-        return self.folder / suite / "comparison.published.csv"
-
-    def write_comparison(self, suite: str, comparison: pd.DataFrame) -> Path:
-        """Write a suite's comparison with what others published to `SUITE/comparison.published.csv`; return the file.
-
-        Raises:
-            StoreError: the folder cannot be written.
-        """
-        path = self.comparison_path(suite)
-        with atomic_file(path) as temporary:
-            comparison.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6f")
-        return path
 
     def _updated(self, rows: pd.DataFrame, jobs_path: Path) -> pd.DataFrame:
         """Add the published rows of other cells of the same version of the suite, on the same data."""

@@ -13,7 +13,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from pruneboard.benchmark.api import Model, Recipe
-from pruneboard.benchmark.data import scaled
+from pruneboard.benchmark.data import Dataset, check_outputs, scaled
 from pruneboard.benchmark.errors import ModelError
 from pruneboard.benchmark.training._augment import Augmentation
 from pruneboard.benchmark.training._checkpoint import Checkpoint
@@ -58,6 +58,7 @@ def fit(
     labels: Tensor,
     *,
     device: torch.device,
+    dataset: Dataset | None = None,
     start: Start | None = None,
     going: Going | None = None,
 ) -> tuple[nn.Module, float]:
@@ -73,6 +74,7 @@ def fit(
             (n_images, channels, height, width).
         labels: int64 (n_images,).
         device: where to train.
+        dataset: where they are from, whose classes the network must have; None for anywhere.
         start: weights that the network starts from; None draws fresh ones.
         going: how the training is watched and continued.
 
@@ -80,8 +82,8 @@ def fit(
         The network, and the seconds that all epochs took.
 
     Raises:
-        ModelError: the model has no recipe, the network has too few outputs or cannot start from these weights, or the
-            loss is not finite.
+        AssetError: the network has other outputs than the data set has classes.
+        ModelError: the model has no recipe, the network cannot start from these weights, or the loss is not finite.
     """
     recipe, going = recipe_of(model), going or Going()
     with one_thread(), seeded(recipe.seed, device):
@@ -90,7 +92,7 @@ def fit(
             begin_with(network, start)
         network.to(device)
         images = Images(inputs.to(device), labels.to(device))
-        n_classes = _check_outputs(network, model, images)
+        n_classes = _check_outputs(network, model, images, dataset)
         if recipe.trains == "classifier":
             classifier = classifier_of(network)[1]
             known = Images(_features(network, classifier, model, images.stored), images.labels)
@@ -235,8 +237,8 @@ class _Learner:
 
 
 @torch.no_grad()
-def _check_outputs(network: nn.Module, model: Model, images: Images) -> int:
-    """Return the number of outputs, which has to be above every label."""
+def _check_outputs(network: nn.Module, model: Model, images: Images, dataset: Dataset | None) -> int:
+    """Return the number of outputs, which has to be that of classes."""
     network.eval()
     try:
         n_classes = int(network(model.prepare(images.stored[:1])).shape[1])
@@ -244,11 +246,8 @@ def _check_outputs(network: nn.Module, model: Model, images: Images) -> int:
     except (AssertionError, RuntimeError) as error:
         size = " x ".join(map(str, model.input_size))
         raise ModelError(f"`{model.name}` must take images of {size}, but {error}; choose another size.") from error
-    if (largest := int(images.labels.max())) >= n_classes:
-        raise ModelError(
-            f"labels must be below the number of outputs of `{model.name}`, {n_classes}, but the training images have "
-            f"label {largest}; choose another data set, or adapt the model with `--from` and `--dataset`."
-        )
+    if dataset is not None:
+        check_outputs(model.name, n_classes, dataset, images.labels.cpu().numpy())
     return n_classes
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pruneboard.benchmark import plugins
 from pruneboard.benchmark.api import Model
-from pruneboard.benchmark.assets import read_safetensors, tensors_digest
+from pruneboard.benchmark.assets import read_weights, tensors_digest
 from pruneboard.benchmark.errors import ModelError
 
 
@@ -41,14 +41,15 @@ def start_from_model(name: str) -> Start:
 
 
 def start_from_file(base: Model, path: Path) -> Start:
-    """Return the weights of a file, which must be those of a network like `base`, its classifier included.
+    """Return the weights of a file, which must be those of a network like `base`, with any number of classes.
 
     Raises:
         AssetError: the file is missing or damaged.
         ModelError: it holds the weights of another network.
     """
-    state = read_safetensors(path)
-    return Start(path.name, tensors_digest(state), base.with_weights(str(path), state).state_dict())
+    state = read_weights(path)
+    head = f"{classifier_of(base.build())[0]}."
+    return Start(path.name, tensors_digest(state), base.with_weights(str(path), state, but=head).state_dict())
 
 
 def classifier_of(network: nn.Module) -> tuple[str, nn.Module]:

@@ -76,6 +76,7 @@ def train(
         split.stored(size=model.input_size, framing=model.framing),
         torch.from_numpy(split.labels),
         device=device,
+        dataset=dataset,
         start=start,
         going=Going(progress, checkpoint),
     )

@@ -1,11 +1,14 @@
 """Where searches run: in this process, or in worker processes of their own."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
+from pruneboard.benchmark import plugins
+from pruneboard.benchmark.discovery import Source
 from pruneboard.benchmark.errors import PruneboardError
+from pruneboard.benchmark.foreign import Description
 from pruneboard.benchmark.studies import StudyStore
 from pruneboard.benchmark.tune._images import Draws, TuningBench
 from pruneboard.benchmark.tune._search import (
@@ -31,13 +34,7 @@ def search_in_process(searches: Sequence[Search], store: StudyStore, bench: Tuni
     """
     for search in searches:
         yield SearchStarted(search=search)
-        for report in run_search(search, store, bench):
-            yield report
-            if report.tainted:
-                raise PruneboardError(
-                    f"a criterion must leave the process as it was, but `{search.cell.criterion}` patched torch or "
-                    "timm; run again with `--workers 1` or more, which replaces the process, to continue."
-                )
+        yield from run_search(search, store, bench)
 
 
 def search_in_workers(
@@ -50,7 +47,7 @@ def search_in_workers(
     Raises:
         PruneboardError: a worker met something that no other study could mend, such as a full disk.
     """
-    body = _SearchBody(store, devices, n_threads, bench.draws)
+    body = _SearchBody(store, devices, n_threads, bench.draws, plugins.descriptions())
     return run_in_pool(searches, _Searches(store, body), PoolOptions(n_workers=len(devices)))
 
 
@@ -62,8 +59,10 @@ class _SearchBody:
     devices: tuple[str, ...]
     n_threads: int
     draws: Draws
+    known: Mapping[Source, Description]
 
     def begin(self, slot: int) -> Callable[[Search], Iterator[SearchReport]]:
+        plugins.know(self.known)
         torch.set_num_threads(self.n_threads)
         bench = TuningBench(torch.device(self.devices[slot]), self.draws)
         return lambda search: run_search(search, self.store, bench)

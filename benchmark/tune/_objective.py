@@ -87,7 +87,7 @@ class Objective:
         return Measured(result, time.perf_counter() - started)
 
     def _mean(self, configuration: Configuration) -> float:
-        criterion = plugins.make_criterion(type(self._cell.untuned), self._cell.criterion, configuration)
+        criterion = plugins.with_parameters(self._cell.untuned, self._cell.criterion, configuration)
         values = [self._at(criterion, seed) for seed in self._bench.draws.seeds]
         return sum(values) / len(values)
 

@@ -138,7 +138,7 @@ def prepare(cell: Cell, budget: Budget, bench: TuningBench, untuned: str) -> Sea
         "data": bench.dataset(job).digest,
         "model": [model.name, model.version, model.weights_digest],
         "granularity": cell.granularity,
-        "criterion": [cell.criterion, criterion.version, plugins.criterion_digest(type(criterion))],
+        "criterion": [cell.criterion, criterion.version, plugins.criterion_digest(criterion)],
         "defaults": plugins.criterion_parameters(criterion),
         "space": {name: list(values) for name, values in space.values.items()},
         "shots": max(suite.shots),
@@ -197,8 +197,6 @@ def is_done(search: Search, known: Study) -> bool:
 def run_search(search: Search, store: StudyStore, bench: TuningBench) -> Iterator[SearchReport]:
     """Try configurations until the budget is used up, beginning where the study on disk stopped.
 
-    The report of a trial that left the process unfit for another `ends`, is `tainted` and asks to go on `again`.
-
     Raises:
         StoreError: the folder cannot be written.
         AssetError, ModelError: the network or the data cannot be loaded.
@@ -229,10 +227,7 @@ def run_search(search: Search, store: StudyStore, bench: TuningBench) -> Iterato
         else:
             trial = replace(started, status="ok", value=result, seconds=measured.seconds)
         study = add_trial(study, trial, store)
-        tainted = bench.tainted
-        yield TrialEnded(search=search, trial=trial, ends=tainted, again=tainted, tainted=tainted)
-        if tainted:
-            return
+        yield TrialEnded(search=search, trial=trial)
     study = replace(study, outcome=_outcome(search, study, bench.device))
     store.save(study)
     yield SearchEnded(search=search, study=study)
@@ -251,8 +246,8 @@ def _outcome(search: Search, study: Study, device: torch.device) -> Outcome:
     best = max(ok, key=lambda trial: trial.value or 0.0, default=None)
     without = next((trial for trial in study.trials if trial.value is None), None)
     searched: Configuration = {} if best is None else json.loads(best.parameters)
-    criterion = plugins.make_criterion(
-        type(search.cell.untuned), search.cell.criterion, {k: plugins.as_hashable(v) for k, v in searched.items()}
+    criterion = plugins.with_parameters(
+        search.cell.untuned, search.cell.criterion, {k: plugins.as_hashable(v) for k, v in searched.items()}
     )
     commit, clean = provenance.commit()
     results = [[trial.parameters, trial.status, trial.value] for trial in study.trials]

@@ -11,11 +11,12 @@ import pandas as pd
 from pruneboard.benchmark.cards import Card, CardStore, Statement, make_card
 from pruneboard.benchmark.errors import PruneboardError
 from pruneboard.benchmark.schema import Suite
-from pruneboard.benchmark.validation._plain import text_fault
+from pruneboard.benchmark.validation._plain import address_fault, text_fault
 
 _LONGEST = 500
 _LONGEST_SHOWN = 200
-_WEB = re.compile(r"https?://[^\s/]+\.[^\s]+")
+_DOI = re.compile(r"(doi:)?10\.[0-9]{4,9}/[!-~]+")
+_SKELETON = re.compile(r"One line (that|on what)\b.*")
 _CODE = re.compile(r"builtin|package \S+( \S+)*|file \S.*")
 
 
@@ -30,6 +31,8 @@ def card_faults(card: Card, rows: pd.DataFrame, suite: Suite, store: CardStore) 
     """
     says = {field.name: getattr(card, field.name) for field in dataclasses.fields(Statement)}
     yield from statement_faults(Statement(**says))
+    if (fault := reference_fault(card.reference)) is not None:
+        yield fault
     if card.n_jobs.get("failed"):
         yield (
             f"every job of a submission must succeed or be declined, but {card.n_jobs['failed']} failed; mend the "
@@ -62,10 +65,22 @@ def statement_faults(statement: Statement) -> Iterator[str]:
             f"a criterion from elsewhere (`{statement.code}`) must say where its code can be had, but `url` is empty; "
             "give `--url` to `pruneboard submit`."
         )
-    if statement.url.strip() and not _WEB.fullmatch(statement.url):
-        yield f"`url` must be an address that begins with https:// or http://, got {statement.url[:80]!r}; correct it."
+    if statement.url.strip() and (fault := address_fault(statement.url)) is not None:
+        yield f"`url` {fault}, got {statement.url[:80]!r}; give the real one by `--url`."
+    if _SKELETON.match(statement.summary):
+        yield (
+            f"`summary` must say what the criterion scores by, got the skeleton's {statement.summary[:80]!r}; "
+            "write the first line of the class's documentation."
+        )
     if not _CODE.fullmatch(statement.code):
         yield f"`code` must be `builtin`, `package NAME VERSION` or `file NAME`, got {statement.code[:80]!r}."
+
+
+def reference_fault(source: str) -> str | None:
+    """Return what is wrong with where a criterion says that it is published; None when nothing is."""
+    if _DOI.fullmatch(source) or (fault := address_fault(source)) is None:
+        return None
+    return f"the `source` of a criterion {fault}, got {source[:80]!r}; declare its publication, or its repository."
 
 
 def _shown(value: Any) -> str:

@@ -1,6 +1,6 @@
-"""Everything in a results folder that is computed from rows, computed again: rankings, comparisons, studies, speeds."""
+"""Studies and speeds of a results folder, of which everything that can be computed is computed again."""
 
-import io
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,51 +8,14 @@ from pathlib import Path
 import pandas as pd
 
 from pruneboard.benchmark.errors import PruneboardError
-from pruneboard.benchmark.leaderboards import DECIMALS, LeaderboardStore, leaderboard, read_texts
-from pruneboard.benchmark.render import comparison_table, current_studies, tuning_table, view_tuning
 from pruneboard.benchmark.schema import TUNED_SUFFIX, Suite, digest
 from pruneboard.benchmark.speeds import SpeedStore
-from pruneboard.benchmark.store import ResultsStore
-from pruneboard.benchmark.studies import StudyStore
-from pruneboard.benchmark.suites import load_published, suite_path
+from pruneboard.benchmark.studies import Outcome, Study, StudyStore
+from pruneboard.benchmark.validation._plain import text_fault, time_fault
 
 Fault = tuple[Path, str]
 
-_TOLERANCE = 2 * 10.0**-DECIMALS
 _RATIO_TOLERANCE = 1e-9
-
-
-def derived_faults(folder: Path, rows: pd.DataFrame, suite: Suite) -> Iterator[Fault]:
-    """Yield where a published ranking or comparison is not what the rows say.
-
-    Args:
-        folder: results folder.
-        rows: all rows of the suite.
-        suite: the suite as it is now.
-    """
-    store = LeaderboardStore(folder)
-    ranks = store.path(suite.name)
-    try:
-        derived = leaderboard(rows)
-    except PruneboardError as error:
-        yield ranks, str(error)
-        return
-    if not ranks.exists():
-        yield (
-            ranks,
-            "published rows must have their ranking, but it is missing; write it with `pruneboard validate --derive`.",
-        )
-    else:
-        yield from _differences(ranks, derived, ["granularity", "criterion"])
-    published = ResultsStore(folder).comparison_path(suite.name)
-    if published.exists():
-        table = comparison_table(rows, load_published(suite, suite_path(suite.name)))
-        yield from _differences(published, table, ["model", "granularity", "criterion", "shots", "rate"])
-    studies = StudyStore(folder)
-    tuned = studies.comparison_path(suite.name)
-    if tuned.exists():
-        lines = view_tuning(current_studies(studies.read(suite.name), suite), rows)
-        yield from _differences(tuned, tuning_table(lines), ["model", "granularity", "criterion"])
 
 
 def study_faults(folder: Path, rows: pd.DataFrame, suite: Suite) -> Iterator[Fault]:
@@ -61,7 +24,7 @@ def study_faults(folder: Path, rows: pd.DataFrame, suite: Suite) -> Iterator[Fau
     try:
         studies = store.read(suite.tuned_on or suite.name)
     except PruneboardError as error:
-        yield store.comparison_path(suite.tuned_on or suite.name), str(error)
+        yield folder / (suite.tuned_on or suite.name), str(error)
         return
     chosen = {}
     for study in studies:
@@ -75,13 +38,7 @@ def study_faults(folder: Path, rows: pd.DataFrame, suite: Suite) -> Iterator[Fau
                 "the digest of a study must be that of its settings and trials, but it is of others; a trial or a "
                 "setting was edited. Tune again.",
             )
-        best = max((trial.value for trial in study.trials if trial.value is not None), default=None)
-        if study.outcome.n_trials != len(study.trials) or study.outcome.value != best:
-            yield (
-                store.path(study),
-                f"the outcome of a study must be the best of its {len(study.trials)} trials, {best}, got "
-                f"{study.outcome.value} of {study.outcome.n_trials}.",
-            )
+        yield from ((store.path(study), message) for message in _outcome_faults(study, study.outcome))
         if study.tuned is not None:
             chosen[study.tuned_name, study.model, study.granularity] = study.tuned
     jobs = rows.loc[rows["tuning"] != ""].drop_duplicates("key")
@@ -108,6 +65,39 @@ def study_faults(folder: Path, rows: pd.DataFrame, suite: Suite) -> Iterator[Fau
             )
 
 
+def _outcome_faults(study: Study, outcome: Outcome) -> Iterator[str]:
+    """Yield what a study says of its trials that they do not."""
+    best = max((trial.value for trial in study.trials if trial.value is not None), default=None)
+    winner = next((trial for trial in study.trials if trial.value is not None and trial.value == best), None)
+    default = next((trial for trial in study.trials if trial.proposed_by == "default"), None)
+    searched = {} if winner is None else json.loads(winner.parameters)
+    expected = {
+        "n_trials": len(study.trials),
+        "value": best,
+        "winner": None if winner is None else winner.number,
+        "searched": searched,
+        "parameters": {} if winner is None else {**study.settings.get("defaults", {}), **searched},
+        "default_value": None if default is None else default.value,
+    }
+    for name, value in expected.items():
+        if getattr(outcome, name) != value:
+            yield (
+                f"the outcome of a study must be the best of its {len(study.trials)} trials, `{name}` {value}, got "
+                f"{getattr(outcome, name)}; tune again."
+            )
+    named = (study.settings.get("granularity"), *study.settings.get("model", ())[:1])
+    if named != (study.granularity, study.model):
+        yield f"the settings of a study must be of its network, got {named}; tune again."
+    if not outcome.clean:
+        yield "a published study must be made with exactly one commit, but this one was not; tune again."
+    if (fault := time_fault(outcome.time_utc)) is not None:
+        yield f"`time_utc` of a study {fault}"
+    for text in (*(trial.reason for trial in study.trials), *(trial.proposed_by for trial in study.trials)):
+        if (fault := text_fault(text)) is not None:
+            yield f"texts of a study must be plain, but {fault}: {text[:80]!r}."
+            return
+
+
 def speed_faults(folder: Path, suite: Suite) -> Iterator[Fault]:
     """Yield where measured speeds contradict themselves."""
     store = SpeedStore(folder)
@@ -127,44 +117,10 @@ def speed_faults(folder: Path, suite: Suite) -> Iterator[Fault]:
             speed.images_per_second * speed.latency_seconds, speed.batch_size, rel_tol=_RATIO_TOLERANCE
         ):
             yield path, f"`images_per_second` must be `batch_size` / `latency_seconds`, but it is not for {what}."
+        if (fault := time_fault(speed.time_utc)) is not None:
+            yield path, f"`time_utc` {fault}"
         if not speed.clean:
             yield (
                 path,
                 f"published speeds must be measured with exactly one commit, but {what} was not; measure it again.",
             )
-
-
-def _differences(path: Path, derived: pd.DataFrame, keys: list[str]) -> Iterator[Fault]:
-    """Yield the first cell in which a published table differs from the derived one."""
-    remedy = "write it again with `pruneboard validate --derive`"
-    found = read_texts(path)
-    text = io.StringIO(derived.to_csv(index=False, float_format=f"%.{DECIMALS}f"))
-    expected = pd.read_csv(text, dtype="str", keep_default_na=False)
-    if found is None or list(found.columns) != list(expected.columns) or len(found) != len(expected):
-        shape = "none" if found is None else f"{len(found)} of {len(found.columns)} columns"
-        yield (
-            path,
-            (
-                f"a derived table must be what the rows say, {len(expected)} lines of {len(expected.columns)} "
-                f"columns, got {shape}; {remedy}."
-            ),
-        )
-        return
-    for claimed, line in zip(found.to_dict("records"), expected.to_dict("records"), strict=True):
-        for column, value in line.items():
-            if not _same(claimed[column], value):
-                where = " / ".join(str(claimed[key]) for key in keys)
-                yield (
-                    path,
-                    f"`{column}` of {where} must be {value}, which the rows say, got {claimed[column]}; {remedy}.",
-                )
-                return
-
-
-def _same(claimed: str, derived: str) -> bool:
-    if claimed == derived:
-        return True
-    try:
-        return math.isclose(float(claimed), float(derived), rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
-    except ValueError:
-        return False

@@ -1,51 +1,54 @@
 """Validating a results folder, suite by suite."""
 
-import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from pruneboard.benchmark.cards import SUFFIX, Card, CardStore
-from pruneboard.benchmark.discovery import own_digest
 from pruneboard.benchmark.errors import StoreError
-from pruneboard.benchmark.registry import name_fault
-from pruneboard.benchmark.schema import Suite
-from pruneboard.benchmark.speeds import SpeedStore
+from pruneboard.benchmark.schema import TUNED_SUFFIX, Suite
 from pruneboard.benchmark.store import ResultsStore, concatenate, in_grid
 from pruneboard.benchmark.suites import load_suite, suite_names, suite_path
 from pruneboard.benchmark.validation._cards import card_faults
-from pruneboard.benchmark.validation._commits import unknown_commits
-from pruneboard.benchmark.validation._derived import derived_faults, speed_faults, study_faults
-from pruneboard.benchmark.validation._files import file_faults
+from pruneboard.benchmark.validation._derived import speed_faults, study_faults
+from pruneboard.benchmark.validation._files import file_faults, line_faults
 from pruneboard.benchmark.validation._findings import Report
 from pruneboard.benchmark.validation._plain import plain_faults
 from pruneboard.benchmark.validation._rows import grid_faults, missing_cells, row_faults
+from pruneboard.benchmark.validation._sources import (
+    Declared,
+    criteria_at,
+    package_faults,
+    present_criteria,
+    schema_version_at,
+    split_commits,
+)
 from pruneboard.benchmark.validation._together import together_faults
 
-_OTHER_TABLES = (".jobs.csv", ".published.csv", ".ranks.csv")
+_BUILTIN = "builtin"
+_LAYERS_SINCE = 5
+"""Version of the schema from which rows say their layers."""
 
 
 def validate_folder(folder: Path) -> Report:
-    """Validate all suites of a results folder.
+    """Validate all suites of a results folder, in which nothing else may lie.
 
-    Folders without tables of jobs, such as measurements of speed, are noted and left alone.
+    Nothing of a plugin is imported or run: whatever criteria declare is read as text.
 
     Raises:
         StoreError: there is no such folder, or it holds no results.
     """
     report = Report()
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    for name in names:
-        store = ResultsStore(folder)
-        if not store.criteria(name) and not any((folder / name).glob(f"[!.]*{SUFFIX}")):
-            report.notes.append(f"`{folder / name}` holds no tables of jobs and is left alone.")
-        elif name not in suite_names():
-            known = ", ".join(suite_names())
-            report.error(folder / name, f"the folder must be named like a suite, one of {known}; rename or remove it.")
+    known = suite_names()
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name in known and (path.is_dir() or path.is_symlink()):
+            validate_suite(folder, load_suite(suite_path(path.name)), report)
         else:
-            validate_suite(folder, load_suite(suite_path(name)), report)
-    if not report.n_jobs and not report.findings:
+            report.error(
+                path, f"a results folder must hold folders named like suites, one of {', '.join(known)}; remove this."
+            )
+    if not report.n_jobs:
         raise StoreError(
             f"validation needs results, but `{folder}` has no folder of a suite with tables; name a results folder, "
             "the folder of a suite in it, or one of its files."
@@ -63,35 +66,33 @@ def validate_suite(folder: Path, suite: Suite, report: Report) -> None:
     """
     store, own = ResultsStore(folder), folder / suite.name
     report.n_jobs[suite.name] = report.n_rows[suite.name] = 0
-    if unreadable := list(file_faults(own)):
+    for path, message in package_faults():
+        if all(finding.path != path for finding in report.findings):
+            report.error(path, message)
+    if unreadable := list(file_faults(own, suite)):
         for path, message in unreadable:
             report.error(path, message)
         return
     tables: dict[str, pd.DataFrame] = {}
     for criterion in store.criteria(suite.name):
-        path = own / f"{criterion}.jobs.csv"
-        if (fault := name_fault("criterion", criterion)) is not None:
-            report.error(path, fault)
+        if broken := list(line_faults(own, criterion, suite)):
+            for path, message in broken:
+                report.error(path, message)
             continue
         try:
             tables[criterion] = store.read_criterion(suite.name, criterion)
         except StoreError as error:
-            report.error(path, str(error))
+            report.error(own / f"{criterion}.jobs.csv", str(error))
     _check_files(own, tables, report)
     report.n_jobs[suite.name] = sum(rows["key"].nunique() for rows in tables.values())
     report.n_rows[suite.name] = sum(map(len, tables.values()))
     for criterion, rows in tables.items():
         _check_criterion(own / f"{criterion}.jobs.csv", criterion, rows, suite, report)
     _check_networks(own, tables, suite, report)
-    for criterion, commit in unknown_commits(tables).items():
-        report.warn(
-            own_table(folder, suite.name, criterion),
-            f"rows must name a commit that others can get, but {commit[:12]} is not in this checkout; merge it without "
-            "squashing, or measure the jobs again.",
-        )
     for criterion, message in together_faults(tables):
         report.error(own / f"{criterion}.jobs.csv", message)
-    _check_cards(folder, tables, suite, report)
+    cards = _check_cards(folder, tables, suite, report)
+    _check_sources(own, tables, cards, report)
     # What is derived from broken rows says nothing more.
     whole = concatenate(tables.values())
     whole = whole[in_grid(whole, suite)] if len(whole) else whole
@@ -101,7 +102,6 @@ def validate_suite(folder: Path, suite: Suite, report: Report) -> None:
 
 def _check_derived(folder: Path, rows: pd.DataFrame, suite: Suite, report: Report) -> None:
     for path, message in (
-        *derived_faults(folder, rows, suite),
         *study_faults(folder, rows, suite),
         *speed_faults(folder, suite),
     ):
@@ -109,12 +109,11 @@ def _check_derived(folder: Path, rows: pd.DataFrame, suite: Suite, report: Repor
 
 
 def _check_files(own: Path, tables: Mapping[str, pd.DataFrame], report: Report) -> None:
-    for path in sorted(own.glob("[!.]*.csv")):
-        if not path.name.endswith(_OTHER_TABLES) and path != SpeedStore(own.parent).path(own.name):
-            partner = path.with_suffix(".jobs.csv")
-            if not partner.exists():
-                report.error(path, f"a table of points must have its table of jobs, but there is no `{partner.name}`.")
-    for path in sorted(own.glob(f"[!.]*{SUFFIX}")):
+    for path in sorted(own.glob("*.csv")):
+        partner = path.with_suffix(".jobs.csv")
+        if not path.name.endswith((".jobs.csv", "speed.csv")) and not partner.exists():
+            report.error(path, f"a table of points must have its table of jobs, but there is no `{partner.name}`.")
+    for path in sorted(own.glob(f"*{SUFFIX}")):
         if path.name.removesuffix(SUFFIX) not in tables:
             report.error(path, "a submission card must have its tables beside it, but they are missing or damaged.")
 
@@ -149,18 +148,21 @@ def _check_networks(own: Path, tables: Mapping[str, pd.DataFrame], suite: Suite,
             )
 
 
-def _check_cards(folder: Path, tables: Mapping[str, pd.DataFrame], suite: Suite, report: Report) -> None:
+def _check_cards(
+    folder: Path, tables: Mapping[str, pd.DataFrame], suite: Suite, report: Report
+) -> Mapping[str, Card | None]:
+    """Check the card of each criterion, and return them; None where there is none or it is damaged."""
     store = CardStore(folder)
-    cards: dict[str, Card] = {}
+    cards: dict[str, Card | None] = dict.fromkeys(tables)
     for criterion, rows in tables.items():
         path = store.path(suite.name, criterion)
         if path.exists():
             try:
-                cards[criterion] = store.read_one(suite.name, criterion)
+                cards[criterion] = card = store.read_one(suite.name, criterion)
             except StoreError as error:
                 report.error(path, str(error))
             else:
-                for message in card_faults(cards[criterion], rows, suite, store):
+                for message in card_faults(card, rows, suite, store):
                     report.error(path, message)
         elif criterion not in suite.criteria and (rows["tuning"] == "").all():
             report.error(
@@ -168,31 +170,68 @@ def _check_cards(folder: Path, tables: Mapping[str, pd.DataFrame], suite: Suite,
                 f"a criterion that suite `{suite.name}` does not list must have a submission card; write it with "
                 f"`pruneboard submit {criterion}`.",
             )
-    sources = _present_sources()
+    return cards
+
+
+def _check_sources(
+    own: Path, tables: Mapping[str, pd.DataFrame], cards: Mapping[str, Card | None], report: Report
+) -> None:
+    """Hold what rows say of a criterion of this project against its source, at their commits and now."""
+    held, missing = split_commits({commit for rows in tables.values() for commit in set(rows["commit"].astype(str))})
     for criterion, rows in tables.items():
-        card = cards.get(criterion)
-        if (card is None or card.code == "builtin") and not set(rows["criterion_digest"].astype(str)) <= sources:
+        path, card = own / f"{criterion}.jobs.csv", cards[criterion]
+        for commit in sorted(missing.intersection(rows["commit"].astype(str))):
             report.warn(
-                own_table(folder, suite.name, criterion),
-                f"version {rows.iloc[0]['criterion_version']} of the criterion was measured with another source "
-                "than the present one; `--rerun` tells whether the numbers still hold.",
+                path,
+                f"rows must name a commit that others can get, but {commit[:12]} is not in this checkout; merge it "
+                "without squashing, or measure the jobs again.",
             )
+            break
+        unsaid = rows.loc[(rows["status"] == "ok") & (rows["layers"] == ""), "commit"].astype(str).unique()
+        if later := [c for c in unsaid if c in missing or (c in held and schema_version_at(c) >= _LAYERS_SINCE)]:
+            report.error(
+                path,
+                f"a job of status ok must say its layers, but `layers` is empty in rows of {later[0][:12]}, which "
+                "writes them; measure the jobs again.",
+            )
+        base, present = criterion.removesuffix(TUNED_SUFFIX), present_criteria()
+        is_own = base in present or (card is None and bool(held))
+        if card is not None and (card.code == _BUILTIN) != (base in present):
+            report.error(
+                path,
+                f"`code` of a card must be `{_BUILTIN}` if and only if the project has the criterion, got "
+                f"`{card.code}` for `{base}`; correct the card, or rename the criterion.",
+            )
+        elif is_own:
+            for message in dict.fromkeys(_source_faults(rows, base, held)):
+                report.error(path, message)
+            digest = present[base].digest if base in present else ""
+            if set(rows["criterion_digest"].astype(str)) != {digest}:
+                report.warn(
+                    path,
+                    f"version {rows.iloc[0]['criterion_version']} of the criterion was measured with another source "
+                    "than the present one; `--rerun` tells whether the numbers still hold.",
+                )
 
 
-def own_table(folder: Path, suite: str, criterion: str) -> Path:
-    """Return the file of a criterion's jobs."""
-    return folder / suite / f"{criterion}.jobs.csv"
-
-
-def _present_sources() -> set[str]:
-    """Return the source digests of the criteria of this project, without importing any of them."""
-    folders = importlib.import_module("pruneboard.criteria").__path__
-    return set(_digests(path for folder in map(Path, folders) if folder.is_dir() for path in folder.iterdir()))
-
-
-def _digests(paths: Iterable[Path]) -> Iterable[str]:
-    for path in paths:
-        if path.name.startswith(("_", ".")):
+def _source_faults(rows: pd.DataFrame, base: str, held: frozenset[str]) -> Iterator[str]:
+    """Yield what rows say otherwise than the source at their commit, or, where that is not held, than the present."""
+    columns = [f"criterion_{name}" for name in ("version", "family", "needs", "source", "digest")]
+    said = rows[["commit", *columns]].astype(str).drop_duplicates()
+    for commit, *values in said.itertuples(index=False, name=None):
+        then = criteria_at(commit) if commit in held else present_criteria()
+        if base not in then:
+            if commit in held:
+                yield f"rows must be of a criterion of their commit, but {commit[:12]} has no `{base}`; measure again."
             continue
-        if path.suffix == ".py" or (path / "__init__.py").is_file():
-            yield own_digest(path)
+        found: Declared = then[base]
+        declared = (found.version, found.family, found.needs, found.source, found.digest)
+        for column, value, right in zip(columns, values, map(str, declared), strict=True):
+            # Without its commit, rows of another source may be those of an older one.
+            if value != right and (
+                commit in held or (column != "criterion_digest" and values[0] == str(found.version))
+            ):
+                yield (
+                    f"`{column}` must be what `{base}` declares at commit {commit[:12]}, {right}, got {value}; measure "
+                    "the jobs again."
+                )

@@ -1,5 +1,6 @@
 """Published jobs that are run again: which ones, and whether they give what was published."""
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pruneboard.benchmark.schema import TUNED_SUFFIX, Job, Suite, Tuned
+from pruneboard.benchmark.stats import t_p_value
 
 MEAN_TOLERANCE = 0.01
 """How far A_PR may be off on another device, with another release of PyTorch or number of threads, or in float32 again
@@ -19,8 +21,18 @@ scores."""
 SIZE_TOLERANCE = 0.05
 """How far parameters and multiply-accumulates left may be off there, of all."""
 
+DRIFT_LEVEL = 0.001
+"""Probability with which the mean of honest differences elsewhere is taken for a lie."""
+
+LEAST_DRIFT = 0.001
+"""Mean signed difference of accuracies over the jobs that is never taken for one."""
+
 LOSS_TOLERANCE = 1e-6
 """How far, relatively, the cross-entropy may be off on the same device: the order of a sum is no part of a result."""
+
+_FEWEST_DRIFTS = 3
+_LEAST_SPREAD = 1e-4
+"""Jobs that are all off by exactly as much are no more certain than rounding lets them be."""
 
 _EXACT = ("top1", "top5", "n_images", "n_units_removed", "params_left", "macs_left")
 _COUNTS = ("n_images", "n_units_removed")
@@ -84,7 +96,8 @@ def rerun_faults(published: pd.DataFrame, measured: pd.DataFrame) -> Iterator[st
         reason = f" ({new['reason']})" if new["reason"] else ""
         yield f"a job must end as it was published, {old['status']}, but {what} is now {new['status']}{reason}."
         return
-    for column in _DECLARED:
+    same_source = old["criterion_digest"] == new["criterion_digest"]
+    for column in (*_DECLARED, "parameters") if same_source else _DECLARED:
         if str(old[column]) != str(new[column]):
             yield f"`{column}` must be what the job says now, {new[column]}, but {old[column]} is published for {what}."
             return
@@ -133,6 +146,33 @@ def rerun_faults(published: pd.DataFrame, measured: pd.DataFrame) -> Iterator[st
                 f"{apart:.4f}."
             )
             return
+
+
+def drift(published: pd.DataFrame, measured: pd.DataFrame) -> float | None:
+    """Return the mean signed difference of a job's accuracies, published - now; None where they must be equal."""
+    if published.iloc[0]["status"] != "ok" or is_same_machine(published.iloc[0], measured.iloc[0]):
+        return None
+    both = published.merge(measured, on=["shots", "rate"], suffixes=("", "_now"))
+    return float((both["top1"] - both["top1_now"]).astype(float).mean()) if len(both) else None
+
+
+def drift_fault(drifts: Sequence[float]) -> str | None:
+    """Return what the signed differences of several jobs say together; None when nothing.
+
+    Rounding moves accuracies up as often as down, so that small lies that keep within the tolerances of every job show
+    in the mean over jobs. Method: Student's t, two-sided, at `DRIFT_LEVEL`; assumption: honest differences are
+    independent, about normal, and of mean 0.
+    """
+    n, mean = len(drifts), float(np.mean(drifts)) if drifts else 0.0
+    if n < _FEWEST_DRIFTS or abs(mean) <= LEAST_DRIFT:
+        return None
+    error = max(float(np.std(drifts, ddof=1)), _LEAST_SPREAD) / math.sqrt(n)
+    if float(t_p_value(mean, error, n - 1)) > DRIFT_LEVEL:
+        return None
+    return (
+        f"differences on another device must be up as often as down, but over {n} jobs what is published is "
+        f"{mean:+.4f} off in the mean, {abs(mean) / error:.1f} standard errors; measure the table again."
+    )
 
 
 def same_source(published: Sequence[pd.Series], measured: Sequence[pd.Series]) -> int:

@@ -1,5 +1,6 @@
 """Rules that the rows of one criterion keep by themselves: values, keys and grid."""
 
+import collections
 import dataclasses
 import functools
 import json
@@ -22,10 +23,16 @@ from pruneboard.benchmark.schema import (
     Suite,
     Task,
     n_removed,
+    parse_json,
 )
 
 _EVALUATION = r"(compact|masked: .+)( in (bf16|tf32))?"
 _MOST_MODEL_VERSIONS = 64
+_ROUNDING = 1e-3
+"""How far, relatively, a cross-entropy may be below what exact arithmetic allows."""
+_MEASURED = ("top1", "top5", "cross_entropy", "params_left", "macs_left")
+_UNITS = ["layers", "units_left", "n_units_removed", "n_units"]
+_CELL = ["model", "granularity", "criterion", "seed"]
 _WHOLE = 1e-6
 """How far the number of hits, accuracy times images, may be from a whole number: rounding in a CSV file."""
 
@@ -125,7 +132,7 @@ def _has_own_key(line: pd.Series, known: dict[str, tuple[int, int]]) -> bool:
     )
     model = str(line["model"])
     try:
-        parameters = json.loads(str(line["parameters"]))
+        parameters = parse_json(str(line["parameters"]))
     except (ValueError, RecursionError):
         return False
     candidates = [(v, e) for e in range(ENGINE_VERSION, 0, -1) for v in range(1, _MOST_MODEL_VERSIONS)]
@@ -164,7 +171,7 @@ def _is_json_of(record: FineTuning | Task | None, text: str) -> bool:
     if record is None or not text:
         return record is None and not text
     try:
-        return bool(json.loads(text) == json.loads(json.dumps(dataclasses.asdict(record))))
+        return bool(parse_json(text) == json.loads(json.dumps(dataclasses.asdict(record))))
     except (ValueError, RecursionError):
         return False
 
@@ -187,11 +194,21 @@ def _point_faults(points: pd.DataFrame, suite: Suite) -> Iterator[str]:
             "`cross_entropy` must be finite and not below 0",
         ),
         (
-            "params_left",
-            points["params_left"].between(0, points["params_total"]),
-            "`params_left` must be in [0, total]",
+            "cross_entropy",
+            points["cross_entropy"] >= (1 - _ROUNDING) * _least_loss(points),
+            "`cross_entropy` must be what the accuracies allow: the label of a wrong image has at most half of the "
+            "probability, and a sixth where five others are before it",
         ),
-        ("macs_left", points["macs_left"].between(0, points["macs_total"]), "`macs_left` must be in [0, total]"),
+        (
+            "params_left",
+            points["params_left"].between(0, points["params_total"] - points["n_units_removed"]),
+            "`params_left` must be in [0, total], and each removed unit had a parameter",
+        ),
+        (
+            "macs_left",
+            points["macs_left"].between(0, points["macs_total"] - points["n_units_removed"]),
+            "`macs_left` must be in [0, total], and each removed unit had a multiply-accumulate",
+        ),
         ("n_units_removed", ~first | (points["n_units_removed"] == 0), "at rate 0 no unit is removed"),
         ("params_left", ~first | (points["params_left"] == points["params_total"]), "at rate 0 everything is left"),
         ("macs_left", ~first | (points["macs_left"] == points["macs_total"]), "at rate 0 everything is left"),
@@ -202,41 +219,61 @@ def _point_faults(points: pd.DataFrame, suite: Suite) -> Iterator[str]:
         checks.append(("n_units_removed", points["n_units_removed"] == expected, rule))
     curves = points.sort_values(["key", "shots", "rate"], kind="stable")
     same = curves.duplicated(["key", "shots"])
+    # Behind a layer without units others are gone already, and take nothing with them.
+    units = curves["units_left"].astype(str)
+    least = curves["n_units_removed"].diff().where((units != "") & ~units.str.contains(r"\b0\b"), 0)
     for column in ("params_left", "macs_left"):
-        grows = (same & (curves[column].diff() > 0)).reindex(points.index)
-        checks.append((column, ~grows, f"`{column}` must not grow with the rate, as masks nest"))
-    if one_pass:
-        unpruned = points.loc[first].groupby("key")["top1"].transform("nunique").reindex(points.index).fillna(1)
-        checks.append(("top1", unpruned == 1, "at rate 0 the network is the same for all shots"))
-    if suite.protocol == "one_shot":
-        same_shots = points.groupby(["key", "rate"])["top1"].transform("nunique") == 1
-        rule = "a criterion that needs nothing gives the same with all shots"
-        checks.append(("top1", (points["criterion_needs"] != "nothing") | same_shots, rule))
+        stays = (same & (curves[column].diff() > -least)).reindex(points.index)
+        rule = f"`{column}` must fall with the rate, by no less than the units that are removed, as masks nest"
+        checks.append((column, ~stays, rule))
+    for column in _MEASURED:
+        same_shots = points.groupby(["key", "rate"])[column].transform("nunique") == 1
+        if one_pass:
+            checks.append((column, ~first | same_shots, "at rate 0 the network is the same for all shots"))
+        if suite.protocol == "one_shot":
+            rule = "a criterion that needs nothing gives the same with all shots"
+            checks.append((column, (points["criterion_needs"] != "nothing") | same_shots, rule))
     for column, holds, rule in checks:
         if not holds.all():
             line = points.loc[~holds].iloc[0]
             yield f"{rule}, got `{column}` = {line[column]:g} in {_point(line)}; measure the job again."
 
 
+def _least_loss(points: pd.DataFrame) -> "pd.Series[float]":
+    """The cross-entropy, in nat, that two accuracies leave at least."""
+    return (points["top5"] - points["top1"]) * math.log(2) + (1 - points["top5"]) * math.log(6)
+
+
 def _unit_faults(points: pd.DataFrame) -> Iterator[str]:
     """Check the units left in each layer, which rows before schema version 5 lack."""
-    for key, part in points.loc[points["layers"].astype(str) != ""].groupby("key", sort=False):
-        line = part.iloc[0]
+    lines = points[["key", "shots", "rate", *_UNITS, *_CELL]].astype({"layers": "str", "units_left": "str"})
+    lines = lines[lines["layers"] != ""].sort_values(["key", "shots", "rate"], kind="stable")
+    for (layers, n_units), part in lines.groupby(["layers", "n_units"], sort=False):
         try:
-            sizes = [int(size) for size in json.loads(str(line["layers"])).values()]
-            left = [[int(n) for n in text.split()] for text in part["units_left"].astype(str)]
-        except (ValueError, AttributeError, TypeError, RecursionError):
-            yield f"`layers` must be JSON and `units_left` whole numbers, but they are not in {_cell(line)}."
+            sizes = np.array([int(size) for size in parse_json(str(layers)).values()])
+            left = np.array([[int(n) for n in text.split()] for text in part["units_left"]])
+            fits = (left.shape[1:] == sizes.shape) & (left >= 0).all(axis=1) & (left <= sizes).all(axis=1)
+        except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
+            yield (
+                "`layers` must be JSON and `units_left` whole numbers, one for each layer, but they are not in "
+                f"{_cell(part.iloc[0])}; measure the job again."
+            )
             return
-        removed = part["n_units_removed"].astype(int).tolist()
-        for units, gone in zip(left, removed, strict=True):
-            fits = len(units) == len(sizes) and all(0 <= n <= most for n, most in zip(units, sizes, strict=False))
-            if not fits or sum(sizes) - sum(units) != gone or sum(sizes) != int(line["n_units"]):
-                yield (
-                    f"`units_left` must be what `n_units_removed` leaves of `layers`, got {units} of {sizes} with "
-                    f"{gone} removed in job {str(key)[:16]}, {_cell(line)}; measure the job again."
-                )
-                return
+        fits &= (sizes.sum() - left.sum(axis=1) == part["n_units_removed"].to_numpy()) & (sizes.sum() == n_units)
+        if not fits.all():
+            line, units = part[~fits].iloc[0], left[~fits][0].tolist()
+            yield (
+                f"`units_left` must be what `n_units_removed` leaves of `layers`, got {units} of {sizes.tolist()} with "
+                f"{line['n_units_removed']} removed in {_point(line)}; measure the job again."
+            )
+            return
+        grows = (np.diff(left, axis=0) > 0).any(axis=1) & part.duplicated(["key", "shots"]).to_numpy()[1:]
+        if grows.any():
+            yield (
+                "`units_left` must not grow with the rate in any layer, as masks nest, but it does in "
+                f"{_point(part.iloc[1:][grows].iloc[0])}; measure the job again."
+            )
+            return
 
 
 def grid_faults(rows: pd.DataFrame, suite: Suite) -> Iterator[str]:
@@ -269,12 +306,11 @@ def grid_faults(rows: pd.DataFrame, suite: Suite) -> Iterator[str]:
     expected = {(shots, rate) for shots in suite.shots for rate in suite.rates}
     points = rows.loc[rows["status"] == "ok", ["key", "model", "granularity", "criterion", "seed", "shots", "rate"]]
     for _, part in points.groupby("key", sort=False):
-        found = list(zip(part["shots"], part["rate"], strict=True))
-        if set(found) != expected or len(found) != len(expected):
-            some = sorted(expected - set(found)) or sorted(
-                {point for point in found if found.count(point) > 1 or point not in expected}
-            )
-            what = "missing" if expected - set(found) else "there too often, or not of the suite"
+        found: Mapping[tuple[int, float], int] = collections.Counter(zip(part["shots"], part["rate"], strict=True))
+        if found.keys() != expected or max(found.values()) > 1:
+            absent = sorted(expected - found.keys())
+            some = absent or sorted(point for point, n in found.items() if n > 1 or point not in expected)
+            what = "missing" if absent else "there too often, or not of the suite"
             shown = f"shots {some[0][0]}, rate {some[0][1]:g}" if some else "some"
             yield (
                 f"a job must have each of its {len(expected)} points once, but of {_cell(part.iloc[0])} {len(some)} "

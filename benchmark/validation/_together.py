@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
+from pruneboard.benchmark.validation._copies import copy_faults
+
 _SHARED = (
     ("data_digest", ("dataset",)),
     ("weights_digest", ("model",)),
@@ -17,6 +19,11 @@ _SHARED = (
 
 _DECLARED = ("criterion_version", "criterion_digest", "criterion_family", "criterion_needs", "criterion_source")
 
+_POINT = ["top1", "top5", "cross_entropy", "params_left", "macs_left", "units_left"]
+
+_SAME_NETWORK = ("model", "granularity", "units_left", "top1", "cross_entropy")
+"""Rows that agree in these have the very same network left, and so the same sizes."""
+
 _UNPRUNED_TOLERANCE = 0.005
 """How far apart two devices may see the accuracy of the same unpruned network."""
 
@@ -27,13 +34,13 @@ def together_faults(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, s
     Args:
         tables: criterion to its rows, with the columns of `schema.Row`.
     """
-    columns = ["key", "model", "granularity", "dataset", "device", "status", "shots", "rate", "top1"]
+    columns = ["key", "model", "granularity", "dataset", "device", "status", "seed", "shots", "rate", *_POINT]
     columns += [column for column, _ in _SHARED if column not in columns]
     columns += [*_DECLARED, "parameters", "tuning"]
     parts = [rows[columns].assign(table=criterion) for criterion, rows in tables.items()]
     if not parts:
         return
-    texts = ["device", "dataset", "parameters", "model_family", "layers", *_DECLARED]
+    texts = ["device", "dataset", "parameters", "model_family", "layers", "units_left", *_DECLARED]
     rows = pd.concat([part.astype(dict.fromkeys(texts, "str")) for part in parts])
     # Rows before schema version 5 do not say their layers, nor do those without a result.
     rows["layers"] = rows["layers"].where(rows["layers"] != "")
@@ -48,27 +55,40 @@ def together_faults(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, s
         if len(untuned) > 1:
             yield str(criterion), f"an untuned criterion must have one set of `parameters`, got {len(untuned)}."
     unpruned = rows.loc[(rows["status"] == "ok") & (rows["rate"] == 0)]
-    yield from _minority(unpruned, "top1", ("model", "dataset", "device"))
+    for column in ("top1", "top5"):
+        yield from _minority(unpruned, column, ("model", "dataset", "device"))
+    # Behind a layer without units nothing depends on the images, and other units may be left there.
+    whole = rows[~rows["units_left"].str.contains(r"\b0\b") & (rows["units_left"] != "")]
+    for column in ("params_left", "macs_left"):
+        yield from _minority(whole, column, _SAME_NETWORK)
+    yield from copy_faults(rows[(rows["status"] == "ok") & (rows["rate"] > 0)])
     for model, part in unpruned.groupby(["model", "dataset"], sort=True):
-        spread = part["top1"].max() - part["top1"].min()
-        if spread > _UNPRUNED_TOLERANCE:
-            odd = part.iloc[int((part["top1"] - part["top1"].median()).abs().to_numpy().argmax())]
-            yield (
-                str(odd["table"]),
-                f"the unpruned network `{model[0]}` must be as accurate everywhere, within {_UNPRUNED_TOLERANCE}, but "
-                f"`top1` at rate 0 is {odd['top1']:g} here and {part['top1'].median():g} in most rows.",
-            )
+        for column in ("top1", "top5", "cross_entropy"):
+            found = part[column].astype("float64")
+            if found.max() - found.min() > _UNPRUNED_TOLERANCE:
+                odd = int((found - found.median()).abs().to_numpy().argmax())
+                yield (
+                    str(part.iloc[odd]["table"]),
+                    f"the unpruned network `{model[0]}` must be as accurate everywhere, within {_UNPRUNED_TOLERANCE}, "
+                    f"but `{column}` at rate 0 is {found.iloc[odd]:g} here and {found.median():g} in most rows.",
+                )
 
 
 def _minority(rows: pd.DataFrame, column: str, within: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    for where, part in rows.groupby(list(within), sort=True):
-        tables = part.groupby(column)["table"].nunique().sort_values(kind="stable")
-        if len(tables) < 2:
-            continue
+    spread = rows.groupby(list(within), sort=True, observed=True)[column].nunique()
+    for where in spread.index[spread > 1]:
+        names = zip(within, where if isinstance(where, tuple) else (where,), strict=True)
+        part = rows
+        for name, value in names:
+            part = part[part[name] == value]
+        tables = part.groupby(column, observed=True)["table"].nunique().sort_values(kind="stable")
         odd, common = tables.index[0], tables.index[-1]
         criterion = str(part.loc[part[column] == odd, "table"].iloc[0])
+        shown = " / ".join(str(value)[:80] for value in (where if isinstance(where, tuple) else (where,)))
         yield (
             criterion,
-            f"all rows of {' / '.join(map(str, where))} must share one `{column}`, but it is {odd} here and "
-            f"{common} in the tables of {tables.iloc[-1]} criteria; measure with the same data and weights.",
+            f"all rows of {shown} must share one `{column}`, but it is {odd} here and {common} in the tables of "
+            f"{tables.iloc[-1]} criteria; measure with the same data and weights.",
         )
+        if within == _SAME_NETWORK:
+            return

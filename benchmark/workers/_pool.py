@@ -226,7 +226,7 @@ class _Pool(Generic[T, R]):
                 report = self._bury(slot, worker, task, "memory", n_bytes)
             else:
                 return
-        elif report.tainted or not worker.process.is_alive():
+        elif not worker.process.is_alive():
             self._replace(slot)
         if report.ends:
             if report.again:

@@ -12,12 +12,10 @@ class Report:
     Attributes:
         ends: whether the worker is done with the task.
         again: whether the task then has to be given to a worker once more.
-        tainted: whether a plugin changed the process, so that nothing further must run in it.
     """
 
     ends: bool = True
     again: bool = False
-    tainted: bool = False
 
 
 Affinity = tuple[Hashable, ...]

@@ -21,6 +21,7 @@ from pruneboard.benchmark.assets import (
     is_file,
     is_folder,
     load_weights,
+    read_weights,
     tensors_digest,
 )
 from pruneboard.benchmark.errors import AssetError
@@ -255,7 +256,7 @@ def test_damaged_files(weights, tmp_path):
         load_weights(weights)
     damaged = replace(weights, sha256=file_sha256(path))
     with pytest.raises(
-        AssetError, match=r"`.*` must be a whole safetensors file, but SafetensorError: .*; get it again"
+        AssetError, match=r"`.*` must be a whole safetensors file or state dict, but SafetensorError: .*; get it"
     ):
         load_weights(damaged)
 
@@ -333,6 +334,26 @@ class Callable:
     pass
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3}, lambda s: {"state_dict": s}])
+def test_a_pickled_file_at_hand_is_read_whatever_its_name(weights, state, tmp_path, monkeypatch, wrap, legacy):
+    monkeypatch.setenv("PRUNEBOARD_WEIGHTS", str(tmp_path))
+    for name in ("net.pth", "mine.safetensors"):
+        torch.save(wrap(state), tmp_path / name, _use_new_zipfile_serialization=not legacy)
+        assert same(load_weights(replace(weights, file=name, sha256="", package=None)), state)
+
+
+def test_what_no_state_dict_is_says_what_to_do(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pth")
+    with pytest.raises(
+        AssetError, match=r"whole.pth` must hold tensors only, but .*; where you trust it, .*state_dict"
+    ):
+        read_weights(tmp_path / "whole.pth")
+    torch.save({"net": {"a": torch.ones(1)}}, tmp_path / "other.pth")
+    with pytest.raises(AssetError, match="must hold tensors only, but `net` is a `dict`; save `network.state_dict"):
+        read_weights(tmp_path / "other.pth")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -342,7 +363,10 @@ class Callable:
             {"a": torch.ones(1), "module.a": torch.ones(1)},
             "without `module.` each key of .* must be unique, got `a` twice",
         ),
-        ({"a": Callable()}, "must be a whole state dict of tensors, but UnpicklingError: .*; nothing was kept"),
+        (
+            {"a": Callable()},
+            "must hold tensors only, but has objects of other kinds, .*; where you trust it, .* save `network.state",
+        ),
     ],
 )
 def test_fetch_other_content(weights, served, content, message):
@@ -357,7 +381,9 @@ def test_fetch_truncated_pickle(weights, state, served):
     folder, address = served
     torch.save(state, folder / "net.th")
     (folder / "net.th").write_bytes((folder / "net.th").read_bytes()[:-200])
-    with pytest.raises(AssetError, match="must be a whole state dict of tensors, but RuntimeError"):
+    with pytest.raises(
+        AssetError, match="must be a whole safetensors file or state dict, but RuntimeError: .*; get it again"
+    ):
         load_weights(replace(weights, package=None, url=f"{address}/net.th"))
     assert leftovers() == []
 

@@ -3,7 +3,6 @@ import shutil
 import sys
 import urllib.request
 
-import pandas as pd
 import pytest
 import safetensors.torch
 import torch
@@ -347,13 +346,9 @@ def test_networks_that_are_not_shipped_are_trained_once_and_compared_with_publis
     assert set(rows["n_units_removed"]) == {0, 1000}
     assert set(rows["n_images"]) == {1000}
 
-    table = pruneboard_here("table", "small.toml", "--publish", cwd=tmp_path)
+    table = pruneboard_here("table", "small.toml", cwd=tmp_path)
     assert "quick_moons, 0.3334 of the neurons removed; accuracy in % by shots" in table.stdout
     assert "*12.30" in table.stdout
-    comparison = pd.read_csv(tmp_path / "results" / "small" / "comparison.published.csv")
-    measured = rows[(rows["criterion"] == "gradient") & (rows["shots"] == 2) & (rows["rate"] == 0.3334)]
-    assert comparison["mean"].tolist() == pytest.approx([measured["top1"].mean()], abs=1e-6)
-    assert comparison["differs"].tolist() == [True]
 
 
 def test_commands_say_where_weights_that_are_made_here_lie(tmp_path):

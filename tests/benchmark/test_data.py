@@ -1,10 +1,11 @@
+import dataclasses
 import hashlib
 import http.server
 import io
 import json
+import os
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import huggingface_hub.constants
 import numpy as np
@@ -16,7 +17,14 @@ import torch
 from PIL import Image
 
 from pruneboard.benchmark.assets import cache_folder, file_sha256
-from pruneboard.benchmark.data import datasets, draw_reference, find_dataset, open_dataset
+from pruneboard.benchmark.data import (
+    check_outputs,
+    check_same_classes,
+    datasets,
+    draw_reference,
+    find_dataset,
+    open_dataset,
+)
 from pruneboard.benchmark.data._points import spiral
 from pruneboard.benchmark.data._records import records
 from pruneboard.benchmark.errors import AssetError, UnknownNameError
@@ -233,17 +241,19 @@ def test_parquet_without_class_names(folder):
 
 def test_image_folder(folder):
     pixels = pictures(5)
-    places = ["train/b/1.png", "train/a/2.png", "train/a/1.PNG", "test/c/x.png", "train/b/0.png"]
+    places = ["train/b/1.png", "train/a/2.png", "train/a/1.PNG", "test/b/x.png", "train/b/0.png"]
     for place, array in zip(places, pixels, strict=True):
         (folder / "mine" / place).parent.mkdir(parents=True, exist_ok=True)
         (folder / "mine" / place).write_bytes(encoded(array))
     (folder / "mine" / "train" / "a" / "notes.txt").touch()
     (folder / "mine" / ".hidden").mkdir()
+    (folder / "mine" / "test" / "a").mkdir()
+    (folder / "mine" / "test" / "a" / "0.png").write_bytes(encoded(pixels[0]))
     opened = open_dataset("mine")
     split = opened.split("train")
-    assert opened.classes == ("a", "b", "c")
+    assert opened.classes == ("a", "b")
     assert split.labels.tolist() == [0, 0, 1, 1]
-    assert opened.split("test").labels.tolist() == [2]
+    assert opened.split("test").labels.tolist() == [0, 1]
     assert np.array_equal(split.images(size=RGB).permute(0, 2, 3, 1).numpy(), pixels[[2, 1, 4, 0]])
     before = opened.digest
     (folder / "mine" / places[0]).write_bytes(encoded(pixels[1]))
@@ -253,8 +263,151 @@ def test_image_folder(folder):
         split.images(size=RGB)
     for path in (folder / "mine" / "test").glob("*/*"):
         path.unlink()
-    with pytest.raises(AssetError, match="a split must hold images, but `test` of `mine` is empty; get the data again"):
+    with pytest.raises(UnknownNameError, match="`mine` has no split `test`; it has train"):
         open_dataset("mine").split("test")
+
+
+def image_folder(root, classes=("a", "b"), splits=("train", "test")):
+    """Write one image into each class of each split."""
+    for split in splits:
+        for number, name in enumerate(classes):
+            (root / split / name).mkdir(parents=True)
+            (root / split / name / "0.png").write_bytes(encoded(pictures(1, number)[0]))
+    return root
+
+
+def test_folders_that_are_no_classes_shift_no_label_and_are_named_once(folder, capsys):
+    root = image_folder(folder / "mine")
+    before = open_dataset("mine")
+    (root / "train" / "@eaDir").mkdir()
+    (root / "annotations" / "boxes").mkdir(parents=True)
+    (root / "annotations" / "boxes" / "0.png").write_bytes(encoded(pictures(1)[0]))
+    (root / "test" / "a" / "notes.txt").touch()
+    assert capsys.readouterr().err == ""
+    opened = open_dataset("mine")
+    assert opened.classes == before.classes == ("a", "b")
+    assert opened.digest == before.digest
+    assert capsys.readouterr().err == (
+        "`mine` is read without the folders `annotations`, `train/@eaDir`, which are no classes of it, and 1 files of "
+        "other kinds (1 .txt).\n"
+    )
+    open_dataset("mine")
+    assert capsys.readouterr().err == ""
+
+
+def test_splits_have_the_same_classes(folder):
+    root = image_folder(folder / "mine")
+    (root / "test" / "b").rename(root / "test" / "B")
+    with pytest.raises(AssetError, match="`b` of `mine` has images in `train` and none in `test`; add some, or remove"):
+        open_dataset("mine")
+    for split, names in (("train", ["a", "b"]), ("test", ["b", "a"])):
+        write(folder / "other" / f"{split}-0.parquet", [encoded(pictures(1)[0])], [0], names=names)
+    with pytest.raises(AssetError, match=r"must name the same classes, but `.*` has b, a and `.*` a, b; get"):
+        open_dataset("other")
+
+
+def test_numbers_as_names_of_classes_are_told_in_their_order(folder, capsys):
+    image_folder(folder / "mine", classes=("2", "10"))
+    assert open_dataset("mine").classes == ("10", "2")
+    assert "are numbered in the order of texts, 10, 2; give them equally many digits" in capsys.readouterr().err
+    image_folder(folder / "other", classes=("02", "10"))
+    open_dataset("other")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("splits", "classes", "message"),
+    [
+        (
+            (".",),
+            ("a", "b"),
+            r"holds classes \(a, b\) and no splits; move some images of each class to `.*/test/<class>/`",
+        ),
+        (("train", "test"), (".",), "holds images without classes; move each to `<split>/<class>/`"),
+        (("x/train", "x/test"), ("a", "b"), r"lie deeper, such as `.*/x/t.*`; name the folder that holds the splits"),
+    ],
+)
+def test_other_layouts_are_told_what_to_do(folder, splits, classes, message):
+    for split in splits:
+        for name in classes:
+            (folder / "mine" / split / name).mkdir(parents=True, exist_ok=True)
+            (folder / "mine" / split / name / "0.png").write_bytes(encoded(pictures(1)[0]))
+    with pytest.raises(AssetError, match=message):
+        open_dataset("mine")
+
+
+def test_images_that_pillow_cannot_read_are_refused_by_path(folder):
+    root = image_folder(folder / "mine")
+    (root / "test" / "a" / "1.heic").touch()
+    with pytest.raises(
+        AssetError, match=r"must be of a kind that Pillow reads, but `.*/test/a/1.heic` is not; convert"
+    ):
+        open_dataset("mine")
+    (root / "test" / "a" / "1.heic").rename(root / "test" / "a" / "1.jpg")
+    with pytest.raises(AssetError, match=r"`.*/test/a/1.jpg` must be an image, but .*: Pillow knows no such kind; get"):
+        open_dataset("mine").split("test").images(size=RGB)
+
+
+@pytest.mark.parametrize("suffix", ["webp", "bmp", "jfif", "jpe", "tiff", "gif", "WEBP"])
+def test_what_pillow_reads_is_read(folder, suffix):
+    root = image_folder(folder / "mine")
+    grey = Image.new("RGB", (4, 4), (90, 90, 90))
+    grey.save(root / "train" / "a" / f"1.{suffix}")
+    split = open_dataset("mine").split("train")
+    assert split.labels.tolist() == [0, 0, 1]
+    assert (split.images([1], size=RGB).int() - 90).abs().max() <= 2
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
+def test_grey_of_16_bits_keeps_its_shades(folder, suffix):
+    root = image_folder(folder / "mine")
+    values = np.arange(16, dtype=np.uint16).reshape(4, 4) * 4096 + 255
+    Image.fromarray(values).save(root / "train" / "a" / f"1.{suffix}")
+    found = open_dataset("mine").split("train").images([1], size=(1, 4, 4))
+    assert found.flatten().tolist() == (values >> 8).flatten().tolist()
+
+
+def test_numbers_of_32_bits_have_no_shades(folder):
+    root = image_folder(folder / "mine")
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(root / "train" / "a" / "1.tiff")
+    with pytest.raises(
+        AssetError, match=r"1.tiff` must be an image, .* 32 bits \(mode `F`\) whose range nobody states"
+    ):
+        open_dataset("mine").split("train").images(size=RGB)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_an_image_is_turned_as_exif_says(folder, suffix, orientation):
+    root = image_folder(folder / "mine")
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    # How the rows of the standard lie: 0th row and 0th column of what is stored, seen upright.
+    stored = {
+        1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1],
+        5: pixels.T, 6: np.rot90(pixels), 7: np.rot90(pixels, 2).T, 8: np.rot90(pixels, -1),
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(root / "train" / "a" / f"1.{suffix}", exif=exif)
+    found = open_dataset("mine").split("train").images([1], size=(1, 3, 4))
+    assert found[0, 0].tolist() == pixels.tolist()
+
+
+def test_outputs_and_labels_are_compared():
+    digits = open_dataset("digits")
+    labels = digits.split("test").labels
+    check_outputs("net", 10, digits, labels)
+    for n_outputs in (9, 11):
+        message = rf"`net` has {n_outputs} and `digits` 10 classes \(0, 1, 2, 3, 4, ...\); complete the data, remove"
+        with pytest.raises(AssetError, match=message):
+            check_outputs("net", n_outputs, digits, labels)
+    nameless = dataclasses.replace(digits, classes=None)
+    check_outputs("net", 11, nameless, labels)
+    with pytest.raises(AssetError, match="below the number of outputs of `net`, 9, but `digits` has label 9; choose"):
+        check_outputs("net", 9, nameless, labels)
+    check_same_classes("digits", {"train": labels, "test": labels[:300]})
+    with pytest.raises(AssetError, match="label 3 of `digits` is in `train` and not in `test`; complete the data"):
+        check_same_classes("digits", {"train": labels, "test": labels[labels != 3]})
 
 
 def test_labels_are_read_without_decoding(folder):
@@ -366,7 +519,7 @@ def test_folder_that_cannot_be_read(folder, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(AssetError, match=r"`.*/mine` must be a readable folder, but .*Permission denied.*; correct"):
         open_dataset("mine")
 

@@ -10,6 +10,7 @@ import pytest
 from commands import ROOT, pruneboard_here, write_suite
 from elsewhere import MODULE
 from pruneboard.benchmark import discovery, plugins
+from pruneboard.benchmark.discovery import Source
 from pruneboard.benchmark.errors import PluginError, PruneboardError
 from pruneboard.benchmark.executors._ray._code import stage_code
 from pruneboard.benchmark.store import RunStore
@@ -78,7 +79,7 @@ def installed(tmp_path, monkeypatch):
 def test_a_file_is_known_once_it_is_named_and_only_then(file, monkeypatch):
     assert "elsewhere" not in plugins.criteria().names()
     assert plugins.criteria_of_file(file) == ("elsewhere", "elsewhere_l2")
-    assert plugins.criteria().get("elsewhere_l2").power == 2.0
+    assert plugins.criterion_parameters(plugins.criteria().get("elsewhere_l2")) == {"power": 2.0}
     assert plugins.criteria().origin("elsewhere") == "file elsewhere.py"
     assert plugins.resolve_criteria([str(file), "random", str(file)]) == ("elsewhere", "elsewhere_l2", "random")
 
@@ -92,11 +93,10 @@ def test_the_digest_of_a_file_is_the_same_wherever_it_lies(file, tmp_path):
     other.parent.mkdir()
     shutil.copy(file, other)
     (tmp_path / "_helper.py").write_text("x = 1\n")
-    digests = {discovery.source_digest(discovery.file_module(path)) for path in (file, other)}
+    digests = {Source(path=str(path)).digest() for path in (file, other)}
     content = hashlib.sha256(MODULE.encode()).digest()
 
     assert digests == {hashlib.sha256(b"elsewhere.py\0" + content).hexdigest()}
-    assert digests == {discovery.own_digest(other)}
 
 
 def test_a_folder_is_a_package_all_of_which_is_its_source(tmp_path):
@@ -111,11 +111,11 @@ def test_a_folder_is_a_package_all_of_which_is_its_source(tmp_path):
     copied = tmp_path / "copy" / "elsewhere"
     shutil.copytree(folder, copied)
     (copied / "_one.py").write_text("ONE = 1.5\n")
-    first, second = (discovery.file_module(path) for path in (folder, copied))
+    first, second = (Source(path=str(path)).digest() for path in (folder, copied))
 
     assert plugins.criteria_of_file(folder) == ("elsewhere", "elsewhere_l2")
     assert plugins.criteria().origin("elsewhere") == "file elsewhere"
-    assert discovery.source_digest(first) != discovery.source_digest(second)
+    assert first != second
 
 
 def test_a_file_of_the_project_may_be_named_by_its_path():
@@ -133,7 +133,7 @@ def test_a_file_of_the_project_may_be_named_by_its_path():
             r"a plugin must be a Python file, or a folder with an `__init__\.py`, but .* is not there;",
         ),
         ("text.txt", "x", r"a plugin must be a Python file, or a folder with an `__init__\.py`, but .* is not;"),
-        ("empty.py", "x = 1\n", r"a file that is named as a criterion must define one, but .* defines none;"),
+        ("empty.py", "x = 1\n", r"a plugin file must define a criterion or a model, but .* defines none;"),
         (
             "broken.py",
             "import nothing_of_this_name\n",
@@ -176,16 +176,17 @@ def test_an_installed_package_is_known_by_its_entry_points(installed, value):
     assert {"elsewhere", "elsewhere_l2"} <= set(plugins.criteria().names())
     assert plugins.criteria().origin("elsewhere") == "package pruneboard-elsewhere 1.2"
     assert plugins.models().get("elsewhere_net").family == "VGG"
-    digest = plugins.criterion_digest(type(plugins.criteria().get("elsewhere")))
+    digest = plugins.criterion_digest(plugins.criteria().get("elsewhere"))
     assert plugins.installed_digests(["elsewhere_tuned", "taylor", "gone"]) == {"elsewhere": digest}
-    before = discovery.source_digest(sys.modules["elsewhere_pkg.deep.inner"])
+    source = plugins.criteria().get("elsewhere").origin
+    before = source.digest()
     # Every file of the package may decide the scores.
     (folder / "elsewhere_pkg" / "helper.py").write_text("x = 1\n")
-    assert discovery.source_digest(sys.modules["elsewhere_pkg.deep.inner"]) != before
+    assert source.digest() != before
     # Its neighbours do not.
-    after = discovery.source_digest(sys.modules["elsewhere_pkg.deep.inner"])
+    after = source.digest()
     (folder / "_other.py").write_text("x = 1\n")
-    assert discovery.source_digest(sys.modules["elsewhere_pkg.deep.inner"]) == after
+    assert source.digest() == after
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_an_installed_package_is_known_by_its_entry_points(installed, value):
     [
         (
             "[pruneboard.criteria]\nmine = elsewhere_gone\n",
-            "mine = elsewhere_gone` of package `pruneboard-elsewhere` is not:",
+            "mine = elsewhere_gone` of package pruneboard-elsewhere 1.2 is not:",
         ),
         (
             "[pruneboard.criteria]\nmine = elsewhere_net\n",
@@ -216,7 +217,7 @@ def test_a_file_runs_in_worker_processes_and_rows_hold_its_source(tmp_path, file
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(rows["criterion"]) == {"elsewhere", "elsewhere_l2"}
     assert set(rows["status"]) == {"ok"}
-    assert set(rows["criterion_digest"].astype(str)) == {discovery.own_digest(file)}
+    assert set(rows["criterion_digest"].astype(str)) == {Source(path=str(file)).digest()}
     assert "elsewhere_l2" in table.stdout, "a criterion that the suite does not list is shown where it was run"
 
 
@@ -233,7 +234,7 @@ def test_list_and_show_say_where_criteria_come_from(tmp_path, file):
     listed = pruneboard_here("list", "criteria", cwd=tmp_path, env={discovery.FILES_VARIABLE: str(file)})
 
     assert "file elsewhere.py" in shown.stdout
-    assert discovery.own_digest(file) in shown.stdout
+    assert Source(path=str(file)).digest() in shown.stdout
     assert "elsewhere_l2" in listed.stdout
     assert "builtin" in listed.stdout
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from commands import (
-    PLUGINS,
+    EXTRA,
     environment_of,
     press_ctrl_c,
     pruneboard,
@@ -26,7 +26,6 @@ from pruneboard.benchmark.store import RunStore
 
 TIMES = ["score_seconds", "score_peak_bytes", "job_seconds", "time_utc"]
 MODELS = {"digits_vgg": ["filters"], "digits_vit": ["heads"]}
-EXTRA = {"PYTHONPATH": str(PLUGINS)}
 
 
 def write(folder, **options):

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from pruneboard.benchmark.catalogue import read_catalogue
+from pruneboard.benchmark.cli.cataloguing import make_catalogue
 from pruneboard.benchmark.render.formulas import with_formulas
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -71,7 +71,7 @@ def test_any_text_becomes_well_formed_and_holds_no_element_but_mathml(text):
 
 
 def test_the_formulas_of_the_criteria_are_found():
-    catalogue = read_catalogue(RESULTS)
+    catalogue = make_catalogue()
 
     for name in ("taylor", "gradient", "magnitude", "bn_scale", "activation"):
         assert formulas(catalogue.criteria[name].summary)

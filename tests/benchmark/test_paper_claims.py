@@ -1,10 +1,8 @@
 import dataclasses
 import math
-import shutil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import scipy.stats
 
@@ -300,16 +298,6 @@ def test_the_claims_name_what_exists():
             assert any(suite.protocol == claim.other_protocol for suite in suites)
 
 
-def test_published_claims_are_what_the_published_rows_say(tmp_path):
-    shutil.copytree(ROOT / "results", tmp_path / "results")
-    done = pruneboard_here("claims", "--publish", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-
-    for name in ("claims.csv", "claims.networks.csv"):
-        again = (tmp_path / "results" / name).read_text(encoding="utf-8")
-        assert (ROOT / "results" / name).read_text(encoding="utf-8") == again, "run pruneboard claims --publish"
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("claims")
@@ -317,20 +305,6 @@ def results(tmp_path_factory):
     few = rows["criterion"].isin(["lrp_epsilon", "magnitude", "taylor"]) & (rows["seed"] < 2)
     ResultsStore(folder / "results").write(rows.loc[few])
     return folder
-
-
-def test_claims_are_published_beside_the_tables(results, tmp_path):
-    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
-    done = pruneboard_here("claims", "--publish", cwd=tmp_path)
-
-    assert done.returncode == 0, done.stderr
-    table = pd.read_csv(tmp_path / "results" / "claims.csv")
-    assert set(table["claim"]) == {claim.name for claim in load_claims()}
-    (line,) = table.loc[(table["claim"] == "lrp_scarce") & (table["contrast"] == "taylor")].to_dict("records")
-    assert line["contrast_verdict"] in done.stdout
-    assert f"A_PR {line['effect']:+.2f} ({line['effect_low']:+.2f} to {line['effect_high']:+.2f})" in done.stdout
-    networks = pd.read_csv(tmp_path / "results" / "claims.networks.csv")
-    assert len(networks) == table["n_networks"].sum()
 
 
 def test_one_claim_is_shown_network_by_network(results):
@@ -350,8 +324,6 @@ def test_one_claim_is_shown_network_by_network(results):
     ("arguments", "message"),
     [
         (["ten_shot"], "there is no claim `ten_shot`. Did you mean `ten_shots`?"),
-        (["--publish", "--runs", "runs"], "`--publish` must be of all claims and published rows"),
-        (["--publish", "ten_shots"], "`--publish` must be of all claims and published rows"),
         (["--results", "nowhere"], "claims need rows, but there are none in `nowhere`"),
     ],
 )
@@ -360,7 +332,6 @@ def test_bad_input_is_one_message(results, arguments, message):
 
     assert done.returncode == 2
     assert message in done.stderr
-    assert not (results / "results" / "claims.csv").exists()
 
 
 GOOD = """

@@ -20,8 +20,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from clusters import RayCluster, free_port
-from commands import PLUGINS, press_ctrl_c, pruneboard, pruneboard_here, start_pruneboard, wait_until, write_suite
-from pruneboard import criteria as criteria_package
+from commands import EXTRA, press_ctrl_c, pruneboard, pruneboard_here, start_pruneboard, wait_until, write_suite
 from pruneboard.benchmark import plugins, provenance
 from pruneboard.benchmark.errors import AssetError, PruneboardError
 from pruneboard.benchmark.executors._ray import _code
@@ -108,7 +107,7 @@ def test_a_run_on_two_nodes_has_the_rows_of_a_local_one(cluster, second_node, tm
         criteria=["random", "taylor", "bn_scale", "tunable", "bad_raises"],
         datasets=["drawn"],
     )
-    extra = {"PYTHONPATH": str(PLUGINS), "PRUNEBOARD_DATA": str(tmp_path / "data")}
+    extra = {**EXTRA, "PRUNEBOARD_DATA": str(tmp_path / "data")}
     done = pruneboard("run", "small.toml", *on(cluster), cwd=tmp_path, env=extra)
     alone = pruneboard("run", "small.toml", "--workers", 0, "--out", "alone", cwd=tmp_path, env=extra)
     assert done.returncode == alone.returncode == 1, done.stdout + done.stderr
@@ -162,7 +161,7 @@ def test_a_job_that_ends_its_own_process_or_takes_too_long_is_a_row_with_the_rea
     write_suite(tmp_path, models=SMALL, criteria=["bad_killed", "bad_forks", "bad_slow", "bad_patches", "magnitude"])
     # On a busy machine Ray takes seconds to tell that a process is gone.
     limited = ("--time-limit", 20, *on(cluster))
-    done = pruneboard("run", "small.toml", *limited, cwd=tmp_path, env={"PYTHONPATH": str(PLUGINS)})
+    done = pruneboard("run", "small.toml", *limited, cwd=tmp_path, env=EXTRA)
     assert done.returncode == 1, done.stdout + done.stderr
     rows = rows_in(tmp_path / "runs").drop_duplicates("key").set_index("criterion")
     lost = "its worker process or node was lost 3 times while it ran; at last: The actor is dead because its worker"
@@ -443,20 +442,7 @@ print(json.dumps([running_digest(), provenance.__file__, provenance.commit(), pr
     assert ran == digest
     assert Path(where).is_relative_to(package)
     assert (commit, versions) == ([origin().commit, origin().clean], provenance.versions())
-    assert digests == [plugins.criterion_digest(type(plugins.criteria().get(n))) for n in plugins.criteria().names()]
-
-
-def test_plugins_keep_their_digests_beside_helpers_of_others(tmp_path, monkeypatch, extra_criteria):
-    (tmp_path / "more").mkdir()
-    (tmp_path / "more" / "_helper.py").write_text("X = 1\n")
-    monkeypatch.setattr(criteria_package, "__path__", [*criteria_package.__path__, str(tmp_path / "more")])
-    package, _ = stage_code(tmp_path / "sent")
-    parts = {
-        path.parent.parent.name: path for path in package.glob("part_*/criteria/*.py") if path.stem == "misbehaving"
-    }
-    (helper,) = package.glob("part_*/criteria/_helper.py")
-    (plugin,) = parts.values()
-    assert helper.parent != plugin.parent
+    assert digests == [plugins.criterion_digest(plugins.criteria().get(n)) for n in plugins.criteria().names()]
 
 
 def test_code_that_is_too_large_names_its_largest_file(tmp_path, monkeypatch, extra_criteria):

@@ -16,8 +16,9 @@ import pytest
 from rich.console import Console
 
 import synthetic
-from pruneboard.benchmark.catalogue import Catalogue, CriterionEntry, read_catalogue
+from pruneboard.benchmark.catalogue import Catalogue, CriterionEntry
 from pruneboard.benchmark.claims import load_claims
+from pruneboard.benchmark.cli.cataloguing import make_catalogue
 from pruneboard.benchmark.errors import SiteError, TableError
 from pruneboard.benchmark.render import Credit, Extras, build_site, libraries, terminal_table
 from pruneboard.benchmark.render.areas import areas_script
@@ -175,7 +176,7 @@ def test_provenance_says_in_words_how_units_are_ranked(tiny, tmp_path, scope, wo
 
 def test_a_criterions_page_links_its_parameters_to_what_explains_them(tmp_path):
     rows = synthetic.make_rows(TINY, criteria=("lrp_epsilon_plus", "random"))
-    catalogue = read_catalogue(ROOT / "results")
+    catalogue = make_catalogue()
     build_site(rows, [TINY], tmp_path / "out", sources=SOURCES, extras=Extras(catalogue=catalogue))
     text = read(tmp_path / "out", "criteria/lrp_epsilon_plus.html")
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pruneboard.benchmark.api import AbsoluteAt
-from pruneboard.benchmark.catalogue import Parameter, read_catalogue
+from pruneboard.benchmark.catalogue import Parameter
+from pruneboard.benchmark.cli.cataloguing import make_catalogue
 from pruneboard.benchmark.render.rules import Meaning, meaning, rules_in_words
 from pruneboard.benchmark.render.templates import make_environment
 from pruneboard.criteria.lrp import Output, Projections
@@ -16,7 +17,7 @@ from pruneboard.criteria.lrp._attention import SoftmaxRule
 from pruneboard.criteria.lrp._composites import RuleName
 
 ROOT = Path(__file__).resolve().parents[2]
-ENTRIES = read_catalogue(ROOT / "results").criteria
+ENTRIES = make_catalogue().criteria
 CHOICES = {
     **dict.fromkeys(("low", "mid", "high", "fc"), RuleName),
     "projections": Projections,

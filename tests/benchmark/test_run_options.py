@@ -245,16 +245,34 @@ def test_a_dry_run_tells_what_would_run_and_touches_nothing(tmp_path):
     assert "0 done, 9 to run" in fresh.stdout
 
 
-def test_a_dry_run_needs_neither_data_nor_weights(tmp_path):
+def test_a_dry_run_looks_for_data_and_weights(tmp_path):
     nowhere = {
         "PRUNEBOARD_DATA": str(tmp_path),
         "PRUNEBOARD_WEIGHTS": str(tmp_path),
         "HF_ENDPOINT": "http://127.0.0.1:9",
     }
-    done = pruneboard_here("run", "cifar10", "--dry-run", cwd=tmp_path, env=nowhere)
+    write_suite(tmp_path, models={"toy_moons": ["neurons"]}, criteria=["magnitude"], datasets=["cifar10"])
+    fetched = pruneboard_here("run", "small.toml", "--dry-run", cwd=tmp_path, env=nowhere)
+    assert fetched.returncode == 0, fetched.stderr
+    assert "Nothing was run." in fetched.stdout
+    assert "The data set cifar10 is not at hand; a run fetches it." in fetched.stdout
+    assert "The weights of toy_moons are not at hand; a run trains them." in fetched.stdout
 
-    assert done.returncode == 0, done.stderr
-    assert "0 done" in done.stdout
+    write_suite(tmp_path, models=SMALL, criteria=["magnitude"], datasets=["photos"])
+    data = pruneboard_here("run", "small.toml", "--dry-run", cwd=tmp_path, env=nowhere)
+    assert data.returncode == 2
+    assert "0 done" in data.stdout
+    assert "a data set must be at hand, but there is no folder `photos`" in data.stderr
+
+    write_suite(tmp_path, models={"mobilenetv2": ["filters"]}, criteria=["magnitude"])
+    weights = pruneboard_here("run", "small.toml", "--dry-run", cwd=tmp_path, env=nowhere)
+    assert weights.returncode == 2
+    assert "must be at hand, but there is no `" in weights.stderr
+    assert "put the file into a folder and name that folder in `PRUNEBOARD_WEIGHTS`" in weights.stderr
+    write_suite(tmp_path, models={"imagenette_vit": ["heads"]}, criteria=["magnitude"])
+    made = pruneboard_here("run", "small.toml", "--dry-run", cwd=tmp_path, env=nowhere)
+    assert made.returncode == 2
+    assert "the weights of `imagenette_vit` must be made before they are used" in made.stderr
 
 
 def test_the_status_file_says_how_a_run_stands(tmp_path):

@@ -357,7 +357,12 @@ def test_merge_writes_nothing_outside_its_folder(tmp_path):
     fill(tmp_path / "there" / "a", {"seed": 0})
     store = RunStore(tmp_path / "there" / "a")
     rows = table_of(job_rows(key=key("2"), model="../../../x", **CURRENT))
-    write_job(rows, store.suite_folder("digits").path / f"x.filters.taylor.0.{key('2')[:16]}.parquet", key=key("2"), status="ok")
+    write_job(
+        rows,
+        store.suite_folder("digits").path / f"x.filters.taylor.0.{key('2')[:16]}.parquet",
+        key=key("2"),
+        status="ok",
+    )
     printed = runs("merge", "there/a", "--out", "there/all", cwd=tmp_path, code=2)
 
     assert "foreign: its model is '../../../x', which is no name" in " ".join(printed.split())

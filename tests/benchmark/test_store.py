@@ -62,15 +62,6 @@ def test_publishing_one_network_keeps_the_others_that_have_data_of_their_own(tmp
     assert set(left.loc[left["model"] == "digits_resnet", "data_digest"]) == {"3" * 64}
 
 
-def test_a_comparison_is_no_table_of_rows(tmp_path):
-    results = ResultsStore(tmp_path)
-    path = results.write_comparison("digits", pd.DataFrame({"model": ["a"], "mean": [1 / 3]}))
-
-    assert path == tmp_path / "digits" / "comparison.published.csv"
-    assert path.read_text() == "model,mean\na,0.333333\n"
-    assert results.read("digits").empty
-
-
 def test_published_tables_are_the_same_bytes_each_time(tmp_path):
     runs = RunStore(tmp_path / "runs")
     save(runs, job_rows(key=KEY))

@@ -204,7 +204,7 @@ def test_the_evaluation_split_decides_nothing_but_the_accuracy(folder, tmp_path)
 
     # The training went to its end, and only then was an image of the split asked for.
     assert bad.returncode == 2
-    assert "of `test` of `three` must be an image, but it cannot be decoded" in bad.stderr
+    assert "test/one/00.png` must be an image, but it cannot be decoded" in bad.stderr
     for path in (poisoned / "test").rglob("*.png"):
         Image.new("L", (8, 8), 99).save(path)
     bad = adapt(poisoned, tmp_path / "bad.safetensors", "--layers", "all", "--epochs", 1, cwd=tmp_path)
@@ -258,8 +258,9 @@ def test_bad_input_is_refused_before_anything_is_trained(folder, tmp_path):
     assert "must have a split that is not learned, test or validation or val" in message(*start, folder)
     (folder / "unseen").rename(folder / "test")
     (folder / "test" / "two").mkdir()
-    assert "each class must have training images, but `two` of `three` has none" in message(*start, folder)
-    (folder / "test" / "two").rmdir()
+    shutil.copy(folder / "test" / "one" / "00.png", folder / "test" / "two")
+    assert "but `two` of `three` has images in `test` and none in `train`" in message(*start, folder)
+    shutil.rmtree(folder / "test" / "two")
 
     other = models().get("digits_resnet").weights_file
     said = message("digits_vgg", "--from", other, "--dataset", folder)
@@ -269,6 +270,47 @@ def test_bad_input_is_refused_before_anything_is_trained(folder, tmp_path):
         "digits_vgg", "--from", tmp_path / "cut.safetensors", "--dataset", folder
     )
     assert "must be a whole safetensors file" in message("digits_vgg", "--from", "absent.bin", "--dataset", folder)
+
+
+def test_a_network_with_other_outputs_than_classes_is_refused_by_every_command(folder, tmp_path):
+    write_suite(tmp_path, models={"digits_vgg": ["filters"]}, criteria=["activation"], datasets=["three"])
+    data = {"PRUNEBOARD_DATA": str(tmp_path)}
+    pruned = ("digits_vgg", "--criterion", "activation", "--rate", 0.5, "--suite", "small.toml")
+    for command in (
+        ("run", "small.toml", "--workers", 2),
+        ("prune", *pruned, "--out", "w.safetensors"),
+        ("tune", "lrp", "--suite", "small.toml", "--trials", 1, "--workers", 0),
+        ("speed", "small.toml"),
+        ("train", "digits_vgg", "--dataset", "three", "--out", "w.safetensors"),
+    ):
+        done = pruneboard_here(*command, cwd=tmp_path, env=data)
+        assert done.returncode == 2, command
+        assert "but `digits_vgg` has 10 and `three` 3 classes (one, seven, zero); complete" in done.stderr
+        assert "\n" not in done.stderr.strip()
+        assert not (tmp_path / "w.safetensors").exists()
+
+
+def test_a_folder_that_is_there_needs_no_more_than_its_name(folder, tmp_path):
+    assert adapt("three", tmp_path / "w.safetensors", "--epochs", 1, cwd=tmp_path).returncode == 0
+    shutil.rmtree(folder)
+    done = adapt("three", tmp_path / "v.safetensors", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "there is no data set `three`" in done.stderr
+
+
+def test_a_transfer_starts_from_a_pickled_checkpoint_with_another_head(folder, tmp_path):
+    state = load_file(DIGITS_VGG)
+    head = {key: tensor[:7] for key, tensor in state.items() if key.startswith("head.")}
+    assert head
+    checkpoint = {"epoch": 3, "model": {f"module.{key}": tensor for key, tensor in (state | head).items()}}
+    torch.save(checkpoint, tmp_path / "seven.pth")
+    done = pruneboard_here(
+        *("train", "digits_vgg", "--from", "seven.pth", "--dataset", folder, "--epochs", 1, "--out", "w.safetensors"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    after = load_file(tmp_path / "w.safetensors")
+    assert all(torch.equal(after[key], tensor) for key, tensor in state.items() if not key.startswith("head."))
 
 
 def test_a_transfer_that_diverges_is_an_error(folder, tmp_path):
@@ -283,7 +325,7 @@ def test_a_network_with_too_few_outputs_and_labels_with_gaps_are_refused(folder,
     base = models().get("digits_vgg")
     recipe = Recipe(dataset="three", epochs=1, batch_size=9, learning_rate=0.1, weight_decay=0, start="digits_vgg")
     two = adapted(base, name="two", n_classes=2, recipe=recipe)
-    with pytest.raises(ModelError, match=r"labels must be below the number of outputs of `two`, 2, .* label 2"):
+    with pytest.raises(AssetError, match="but `two` has 2 and `three` 3 classes \\(one, seven, zero\\); complete"):
         train(two, device=CPU, out=tmp_path / "w.safetensors", dataset=open_folder("three", folder))
 
     gaps = dataclasses.replace(open_dataset("digits"), classes=None)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from commands import write_suite
+from commands import PLUGINS, write_suite
 from pruneboard.benchmark import plugins
 from pruneboard.benchmark.api import Batch, Context
 from pruneboard.benchmark.data import Dataset, draw_reference, open_dataset
+from pruneboard.benchmark.discovery import Source
 from pruneboard.benchmark.errors import CriterionError, PruneboardError, StoreError, SuiteError
 from pruneboard.benchmark.ranking import n_removed
 from pruneboard.benchmark.runner import NoResult, Workbench, run_job
@@ -310,17 +311,11 @@ def test_the_winner_is_measured_as_a_criterion_of_its_own(suite, tmp_path):
         run_job(stale, bench)
 
 
-def test_no_registered_name_ends_like_a_tuned_one(extra_criteria):
-    import pruneboard.criteria.tunable as module
-
-    class Wrong(module.Tunable):
-        name = "good_tuned"
-
-    Wrong.__module__ = module.__name__
-    holder = type(module)(module.__name__)
-    holder.Wrong = Wrong
+def test_no_registered_name_ends_like_a_tuned_one(tmp_path):
+    source = (PLUGINS / "tunable.py").read_text()
+    (tmp_path / "mine.py").write_text(source.replace('"tunable"', '"good_tuned"'))
     with pytest.raises(PruneboardError, match="must not end in `_tuned`, which marks tuned ones, got `good_tuned`"):
-        list(plugins.criteria_in(holder))
+        plugins.description_of(Source(path=str(tmp_path / "mine.py")))
 
 
 def test_a_space_counts_and_orders_its_configurations():

@@ -4,12 +4,11 @@ import re
 import pandas as pd
 import pytest
 
-from commands import PLUGINS, press_ctrl_c, pruneboard, pruneboard_here, start_pruneboard, wait_until, write_suite
+from commands import EXTRA, press_ctrl_c, pruneboard, pruneboard_here, start_pruneboard, wait_until, write_suite
 from pruneboard.benchmark.cli import running
 from pruneboard.benchmark.store import ResultsStore, RunStore
 from pruneboard.benchmark.studies import StudyStore
 
-EXTRA = {"PYTHONPATH": str(PLUGINS)}
 QUICK = ("--suite", "small.toml", "--images", 5)
 
 

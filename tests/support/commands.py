@@ -16,6 +16,8 @@ from pruneboard.benchmark import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGINS = ROOT / "tests" / "support" / "plugins"
+EXTRA = {"PRUNEBOARD_PLUGINS": os.pathsep.join(str(path) for path in sorted(PLUGINS.glob("*.py")))}
+"""Environment that names the criteria which only tests know."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ class Elsewhere(Criterion):
 
     power: float = 1.0
 
-    name, version, family, source, needs = "elsewhere", 1, "weights", "https://example.org", "nothing"
+    name, version, family, source, needs = "elsewhere", 1, "weights", "https://arxiv.org/abs/1608.08710", "nothing"
     presets = {"elsewhere_l2": {"power": 2.0}}
 
     def score(self, context):

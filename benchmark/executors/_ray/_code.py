@@ -38,11 +38,8 @@ def stage_code(folder: Path) -> tuple[Path, str]:
     """
     top = folder / "pruneboard"
     for package in _PACKAGES:
-        found = importlib.import_module(f"pruneboard.{package}").__path__
-        for number, source in enumerate(path for path in map(Path, found) if path.is_dir()):
-            part = top / f"part_{number:03}"
-            shutil.copytree(source, part / package, ignore=_not_code)
-            provenance.origin().write(part)
+        shutil.copytree(discovery.ROOT / package, top / "part_000" / package, ignore=_not_code)
+    provenance.origin().write(top / "part_000")
     for number, path in enumerate(discovery.named_files()):
         target = top / "part_000" / discovery.SENT_FOLDER / f"{number:03}"
         if path.is_dir():

@@ -23,7 +23,7 @@ from pruneboard.benchmark.executors._ray._cluster import Cluster, connected
 from pruneboard.benchmark.executors._ray._code import stage_code
 from pruneboard.benchmark.executors._ray._files import needed_files
 from pruneboard.benchmark.executors._ray._parcels import Outbox
-from pruneboard.benchmark.executors._ray._worker import Greeting, Outcome, Worker
+from pruneboard.benchmark.executors._ray._worker import Greeting, Worker
 from pruneboard.benchmark.runner import Workbench, make_row
 from pruneboard.benchmark.schema import Row
 from pruneboard.benchmark.workers import POSTPONED_SECONDS, TaskQueue
@@ -268,16 +268,13 @@ class _Run:
         elif slot.task is not None:
             yield self._store_rows(slot, slot.task, answer)
 
-    def _store_rows(self, slot: _Slot, task: Task, outcome: Outcome) -> Finished:
+    def _store_rows(self, slot: _Slot, task: Task, rows: list[Row]) -> Finished:
         slot.task, slot.state = None, "idle"
-        self._agenda.store.save(task.job, outcome.rows)
+        self._agenda.store.save(task.job, rows)
         # Of an earlier run on this machine; on the nodes there are none.
         self._bench.checkpoints(task.job).forget(task.job.suite.shots)
         self._agenda.release(task)
-        if outcome.tainted:
-            self._end(slot)
-        first = outcome.rows[0]
-        return Finished(job=task.job, status=first.status, reason=first.reason, tainted=outcome.tainted)
+        return Finished(job=task.job, status=rows[0].status, reason=rows[0].reason)
 
     def _lost(self, slot: _Slot, how: str) -> Iterator[Event]:
         """Replace a worker that is gone, and give its job out again, unless that was its last attempt."""

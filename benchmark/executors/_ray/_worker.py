@@ -37,19 +37,6 @@ class Greeting:
     lacking: tuple[NeededFile, ...]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a job.
-
-    Attributes:
-        rows: its rows.
-        tainted: whether a plugin changed the process, so that no further job must run in it.
-    """
-
-    rows: list[Row]
-    tainted: bool
-
-
 class Worker:
     """Runs jobs in a process of a node; its methods are called one after the other, in the order below.
 
@@ -96,7 +83,7 @@ class Worker:
         self._bench = Workbench(self._device, self._precision)
         return received
 
-    def run(self, job: Job) -> Outcome:
+    def run(self, job: Job) -> list[Row]:
         """Run a job.
 
         Raises:
@@ -104,7 +91,7 @@ class Worker:
         """
         if self._bench is None:
             raise PruneboardError("a worker must be prepared before it runs a job, but this one is not; run again.")
-        return Outcome(run_job(job, self._bench), self._bench.tainted)
+        return run_job(job, self._bench)
 
 
 def _open_sockets() -> dict[int, Path]:
