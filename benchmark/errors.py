@@ -66,6 +66,9 @@ class UnreadableFileError(StoreError):
         super().__init__(message)
         self.why = why
 
+    def __reduce__(self) -> tuple[type["UnreadableFileError"], tuple[str, str]]:
+        return type(self), (str(self), self.why)
+
 
 class DamagedFileError(UnreadableFileError):
     """A result file is cut off, altered or foreign."""

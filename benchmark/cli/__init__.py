@@ -550,6 +550,7 @@ def build(
     """Build the static site from result tables."""
     from pruneboard.benchmark.cli import tables
 
+    results = results if local else tables.published_in(results)
     typer.echo(str(tables.build(runs, results, out, local=local)))
 
 
@@ -565,6 +566,7 @@ def serve(
     ] = True,
 ) -> None:
     """Build the site and serve it on this machine until Ctrl-C; open pages show each new build by themselves."""
-    from pruneboard.benchmark.cli import serving
+    from pruneboard.benchmark.cli import serving, tables
 
+    results = results if local else tables.published_in(results)
     serving.serve(serving.SiteOptions(runs=runs, results=results, out=out, local=local), port, watch=watch)

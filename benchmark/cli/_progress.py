@@ -177,6 +177,8 @@ class Watch:
         elif not self._console.is_terminal:
             done = self.summary.counts.total()
             left = f", {format_seconds(self._seconds_left)} left" if self._seconds_left is not None else ""
+            if done == self._scope.n_todo:
+                left = f"; all done in {format_seconds(time.monotonic() - self._began)}"
             self._console.print(
                 f"[{done}/{self._scope.n_todo}] {event.job}: {event.status}{where}{left}", soft_wrap=True
             )

@@ -3,14 +3,14 @@
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from pruneboard.benchmark import plugins
+from pruneboard.benchmark import plugins, provenance
 from pruneboard.benchmark.api import Model
 from pruneboard.benchmark.assets import look_for_weights
 from pruneboard.benchmark.cli._console import make_console
@@ -26,6 +26,7 @@ from pruneboard.benchmark.executors import (
     Agenda,
     Claims,
     Event,
+    Finished,
     LocalWorkers,
     RayOptions,
     Task,
@@ -135,6 +136,8 @@ def run_jobs(name: str, jobs: Sequence[Job], options: RunOptions, *, announce: b
                 f"{suite.title}: {len(jobs)} jobs on {datasets}, {len(jobs) - len(tasks)} done before, {len(tasks)} to "
                 "run."
             )
+            if not options.fresh and (n_again := sum(task.repeats for task in tasks)):
+                console.print(f"{n_again} of them again: they were measured with code that differs from its commit.")
             summary = _run(tasks, len(jobs), _Surroundings(store, bench, past, options, interruption), console)
     except KeyboardInterrupt as end:
         console.print("Stopped before the first job; the same command continues.")
@@ -171,20 +174,28 @@ def plan(jobs: Sequence[Job], store: RunStore, bench: Workbench, past: dict[Kind
     todo = []
     n_done: Counter[Kind] = Counter()
     asked = [(job, bench.key(job)) for job in jobs]
-    for (job, key), status in zip(asked, store.statuses(asked), strict=True):
-        if status in (None, "failed") or fresh:
+    statuses = store.statuses(asked)
+    unclean = _unclean(jobs, store)
+    for (job, key), status in zip(asked, statuses, strict=True):
+        if status in (None, "failed") or fresh or key in unclean:
             todo.append((job, key))
         else:
             n_done[kind_of(job)] += 1
     tasks = []
     for job, key in todo:
-        if fresh:
+        repeats = fresh or key in unclean
+        if repeats:
             bench.checkpoints(job).forget(job.suite.shots)
         kind = kind_of(job)
         place = n_done[kind], past.get(kind, 0.0)
         n_done[kind] += 1
-        tasks.append(Task(job=job, key=key, place=place, before=mark_of(store, job, key)))
+        tasks.append(Task(job=job, key=key, place=place, before=mark_of(store, job, key), repeats=repeats))
     return tasks
+
+
+def _unclean(jobs: Sequence[Job], store: RunStore) -> Collection[str]:
+    """Return the keys of jobs that no submission takes, and that this code would measure so that one does."""
+    return store.unclean(jobs[0].suite.name) if provenance.commit()[1] else ()
 
 
 @dataclass(frozen=True)
@@ -208,8 +219,9 @@ def _run(tasks: Sequence[Task], n_jobs: int, given: _Surroundings, console: Cons
     run, suite = new_run_id(), tasks[0].job.suite.name
     folder = given.store.folder / suite
     shown = {**dataclasses.asdict(options), "out": str(options.out)}
+    saved: dict[str, Finished] = {}
     with Claims(folder / "claims", run) as claims:
-        agenda = Agenda(given.store, claims, tasks, fresh=options.fresh)
+        agenda = Agenda(given.store, claims, tasks)
         watch = Watch(
             Scope(n_jobs=n_jobs, n_todo=len(tasks)),
             forecast,
@@ -222,11 +234,31 @@ def _run(tasks: Sequence[Task], n_jobs: int, given: _Surroundings, console: Cons
             with watch, _execute(agenda, given.bench, options, given.interruption) as events:
                 for event in _folding(events, given.store, suite):
                     watch.see(event)
+                    if isinstance(event, Finished) and event.digest:
+                        saved[agenda.task(event.job).key] = event
         except KeyboardInterrupt:
             watch.summary.interrupted = True
         watch.summary.interrupted |= stop.finishes
         watch.summary.terminated = given.interruption.terminated
+    _check_kept(saved, given.store, suite)
     return watch.summary
+
+
+def _check_kept(saved: Mapping[str, Finished], store: RunStore, suite: str) -> None:
+    """Check that rows are as they were saved: what a criterion's process writes to the folder nobody prevents.
+
+    Raises:
+        PruneboardError: not so.
+    """
+    found = store.digests(suite, saved)
+    lost = [event.job.cell for key, event in saved.items() if key not in found]
+    changed = [event.job.cell for key, event in saved.items() if found.get(key, event.digest) != event.digest]
+    what = [f"{len(c)} {how} ({', '.join(c[:5])})" for how, c in (("removed", lost), ("changed", changed)) if c]
+    if what:
+        raise PruneboardError(
+            f"rows must stay as this run saved them, but in `{store.folder}` jobs were {' and '.join(what)} before it "
+            "ended; find the criterion or program that writes there, remove the folder, and run again without it."
+        )
 
 
 def dry_run(jobs: Sequence[Job], options: RunOptions) -> None:
@@ -272,7 +304,8 @@ def _done(jobs: Sequence[Job], store: RunStore, bench: Workbench, options: RunOp
     except AssetError:
         # Without the data nobody can tell, and a dry run has to work without.
         return [False] * len(jobs)
-    return [status not in (None, "failed") for status in store.statuses(asked, touch=False)]
+    statuses, unclean = store.statuses(asked, touch=False), _unclean(jobs, store)
+    return [s not in (None, "failed") and key not in unclean for (_, key), s in zip(asked, statuses, strict=True)]
 
 
 def _make_ready(jobs: Sequence[Job], bench: Workbench, console: Console) -> None:

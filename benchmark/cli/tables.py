@@ -29,6 +29,9 @@ from pruneboard.benchmark.studies import Study, StudyStore
 from pruneboard.benchmark.suites import load_published, load_suite, suite_names, suite_path
 
 
+_PROJECT = Path(__file__).resolve().parents[2]
+
+
 def print_table(name: str, runs: Path, results: Path | None) -> None:
     """Print the leaderboard of a suite, from a run folder and the published tables; None leaves these out.
 
@@ -119,6 +122,8 @@ def build(runs: Path | None, results: Path, out: Path, *, local: bool = False) -
     origins = pd.concat([found.rows[["key", "origin"]] for found in read.values()])
     rows = rows.assign(origin=rows["key"].map(origins.drop_duplicates("key").set_index("key")["origin"]))
     published = {suite.name: load_published(suite, suite_path(suite.name)) for suite in suites}
+    besides = runs is not None and not local
+    advice = concatenate(read_sources(suite, None, results).rows for suite in suites) if besides else concatenate([])
     page = build_site(
         rows,
         suites,
@@ -129,6 +134,8 @@ def build(runs: Path | None, results: Path, out: Path, *, local: bool = False) -
             studies={suite.name: _studies(suite, runs, results, read[suite.name].rows) for suite in suites},
             speeds={suite.name: _speeds(suite, runs, results) for suite in suites},
             stale=concatenate(found.stale for found in read.values()),
+            # What was measured here only must not change what is advised.
+            advice=None if advice.empty else advice,
             catalogue=make_catalogue(),
             credits=_credits(suites, results),
         ),
@@ -141,6 +148,21 @@ def build(runs: Path | None, results: Path, out: Path, *, local: bool = False) -
     if rows.empty:
         make_console(stderr=True).print(f"note: there are no rows of any suite in `{results}`; the site is empty.")
     return page
+
+
+def published_in(results: Path) -> Path:
+    """Return the results folder for a site: outside the clone, the default one is that of this pruneboard.
+
+    Raises:
+        StoreError: there is none.
+    """
+    for folder in (results, _PROJECT / "results") if results == Path("results") else (results,):
+        if folder.is_dir():
+            return folder
+    raise StoreError(
+        f"a site needs published tables, but there is no folder `{results}`; name it by `--results`, or show the rows "
+        "of a run folder alone by `--runs` and `--local`."
+    )
 
 
 def rows_of_all_suites(runs: Path | None, results: Path) -> tuple[pd.DataFrame, list[Suite]]:

@@ -23,12 +23,14 @@ class Task:
         key: its key.
         place: where it stands in line.
         before: the version of its file when the run began, None when there was none.
+        repeats: whether rows that were there when the run began do not count.
     """
 
     job: Job
     key: str
     place: Place
     before: Mark | None
+    repeats: bool = False
 
 
 class Agenda:
@@ -38,18 +40,16 @@ class Agenda:
         store: where rows are kept.
         claims: tells other runs what this one is at.
         tasks: what is to be done, all of one suite.
-        fresh: whether rows that were there when the run began do not count.
 
     Attributes:
         store: where rows are kept.
         tasks: what is to be done.
     """
 
-    def __init__(self, store: RunStore, claims: Claims, tasks: Iterable[Task], *, fresh: bool = False) -> None:
+    def __init__(self, store: RunStore, claims: Claims, tasks: Iterable[Task]) -> None:
         self.store = store
         self.tasks = tuple(tasks)
         self._claims = claims
-        self._fresh = fresh
         self._by_cell = {task.job.cell: task for task in self.tasks}
         self._todo = dict.fromkeys(self.tasks)
         self._segment_folders = [
@@ -93,7 +93,7 @@ class Agenda:
         # Another run may have put the rows where there is no file of their own; what was there before lies there too.
         self._look_at_segments()
         status = self._in_segments.get(task)
-        return status if status != "failed" and not self._fresh else None
+        return status if status != "failed" and not task.repeats else None
 
     def _look_at_segments(self) -> None:
         """Ask for all tasks that are left whenever files were folded, and not for each one whenever it is begun."""

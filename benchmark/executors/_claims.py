@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import secrets
 import threading
 import time
@@ -27,6 +28,7 @@ _LEFTOVER_SECONDS = 86400.0
 """Signs of life and locks so old belong to nobody."""
 
 _ALIVE = ".alive"
+_RUN = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,8 @@ class Claims:
 
     A claim is a file that only one run can create; it names its owner. The owner shows that it is alive by the time of
     modification of one more file, `RUN.alive`. Such times are compared with each other only, and never with a clock,
-    so that clocks that are wrong or jump do no harm; on the owner's own machine its process is looked for as well.
+    so that clocks that are wrong or jump do no harm. One that lies ahead says nothing, so it has to change while this
+    run looks; on the owner's own machine its process is looked for as well.
 
     Args:
         folder: where the claims of a suite lie; made when it is missing.
@@ -69,6 +72,7 @@ class Claims:
         self._folder = folder
         self._alive = folder / f"{run}{_ALIVE}"
         self._held: set[str] = set()
+        self._signs: dict[Path, tuple[int, float]] = {}
         self._closed = threading.Event()
         self._beating = threading.Thread(target=self._beat, daemon=True)
 
@@ -159,9 +163,14 @@ class Claims:
         # A claim that names nobody was just created, or its owner died over it.
         sign = claim if owner is None else self._folder / f"{owner.run}{_ALIVE}"
         try:
-            return self._alive.stat().st_mtime - sign.stat().st_mtime < STALE_SECONDS
+            now, shown = self._alive.stat(), sign.stat()
         except FileNotFoundError:
             return False
+        last, since = self._signs.get(sign, (None, 0.0))
+        if shown.st_mtime_ns != last:
+            since = time.monotonic()
+            self._signs[sign] = shown.st_mtime_ns, since
+        return now.st_mtime - shown.st_mtime < STALE_SECONDS and time.monotonic() - since < STALE_SECONDS
 
     def _sweep(self) -> None:
         """Remove what dead runs left."""
@@ -193,8 +202,11 @@ def _mended(path: Path) -> Iterator[None]:
 def _read(path: Path) -> Owner | None:
     """Return the owner that a claim names; None when it names none, or is not there any more."""
     try:
-        return Owner(**json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
+        owner = Owner(**json.loads(path.read_text(encoding="utf-8")))
+        # The id becomes part of names of files.
+        is_one = _RUN.fullmatch(owner.run) and type(owner.host) is str and type(owner.pid) is int
+        return owner if is_one and 0 < owner.pid < 2**31 else None
+    except (FileNotFoundError, ValueError, TypeError, RecursionError):
         return None
 
 

@@ -37,12 +37,14 @@ class Finished(Report):
         status: `ok`, `unsupported` or `failed`.
         reason: why there is no result; empty when the status is `ok`.
         elsewhere: whether another run on the same folder did it.
+        digest: of its rows as this run saved them; empty where this run did not see them.
     """
 
     job: Job
     status: str
     reason: str
     elsewhere: bool = False
+    digest: str = ""
 
 
 Event = Started | Returned | Finished

@@ -15,7 +15,7 @@ from pruneboard.benchmark.executors._events import Event, Finished, Returned
 from pruneboard.benchmark.foreign import Description
 from pruneboard.benchmark.runner import Workbench, make_row, run_job
 from pruneboard.benchmark.schema import Job, Precision
-from pruneboard.benchmark.store import RunStore
+from pruneboard.benchmark.store import RunStore, digest_of, table_of
 from pruneboard.benchmark.workers import (
     POSTPONED_SECONDS,
     Affinity,
@@ -106,7 +106,7 @@ def _run_and_save(job: Job, store: RunStore, bench: Workbench) -> Finished:
     rows = run_job(job, bench)
     store.save(job, rows)
     bench.checkpoints(job).forget(job.suite.shots)
-    return Finished(job=job, status=rows[0].status, reason=rows[0].reason)
+    return Finished(job=job, status=rows[0].status, reason=rows[0].reason, digest=digest_of(table_of(rows)))
 
 
 def run_in_workers(agenda: Agenda, bench: Workbench, workers: LocalWorkers) -> Iterator[Event]:
@@ -188,7 +188,7 @@ class _Jobs:
             return Returned(job=task.job, reason=reason)
         row = make_row(task.job, self._bench, status="failed", reason=reason, seconds=None)
         self._agenda.store.save(task.job, [row])
-        return Finished(job=task.job, status=row.status, reason=row.reason)
+        return Finished(job=task.job, status=row.status, reason=row.reason, digest=digest_of(table_of([row])))
 
 
 def too_long(seconds: float) -> str:

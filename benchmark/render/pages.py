@@ -50,6 +50,7 @@ class Extras:
         catalogue: what is registered.
         credits: who handed in what, by registered name of the criterion.
         stale: rows that the present version of a suite has left behind, which are listed and never ranked.
+        advice: rows that the front page's finder is made of; None for all of the site's.
     """
 
     published: Mapping[str, Sequence[PublishedPoint]] = dataclasses.field(default_factory=dict)
@@ -58,6 +59,7 @@ class Extras:
     catalogue: Catalogue = dataclasses.field(default_factory=Catalogue)
     credits: Mapping[str, Credit] = dataclasses.field(default_factory=dict)
     stale: pd.DataFrame | None = None
+    advice: pd.DataFrame | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,7 +137,7 @@ def _write(
         write.text(f"data/areas/{page.view.suite.name}.js", areas_script(page.view.suite.name, page.view.areas))
         _write_suite(page, write, drawn, extras)
     _write_entries(shown, pages, write, extras)
-    _write_index(shown, pages, write, drawn)
+    _write_index(shown, extras.advice, pages, write, drawn)
     _write_rest(shown, pages, write, extras)
     _write_claims(rows, pages, write)
 
@@ -233,8 +235,18 @@ def _write_entries(shown: pd.DataFrame, pages: Sequence[_SuitePage], write: _Wri
     write("models.html", "models.html", models=models)
 
 
-def _write_index(shown: pd.DataFrame, pages: Sequence[_SuitePage], write: _Writer, drawn: Sequence[Style]) -> None:
+def _write_index(
+    shown: pd.DataFrame,
+    advice: pd.DataFrame | None,
+    pages: Sequence[_SuitePage],
+    write: _Writer,
+    drawn: Sequence[Style],
+) -> None:
     tags = {line.criterion: line.needs for page in pages for section in page.view.sections for line in section.lines}
+    if advice is not None:
+        # Of a criterion that has no page there is nothing to look up.
+        shown = with_display_names(advice)
+        shown = shown.loc[shown["criterion"].isin(tags)]
     groups = finder_data(shown, [page.view.suite for page in pages], tags)
     families = {style.criterion: style.family for style in drawn}
     write(

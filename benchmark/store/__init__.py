@@ -3,6 +3,7 @@
 from pruneboard.benchmark.store._files import atomic_file, shown
 from pruneboard.benchmark.store._folder import SEGMENTS
 from pruneboard.benchmark.store._folding import FOLD_AT
+from pruneboard.benchmark.store._format import digest_of, table_of
 from pruneboard.benchmark.store._merge import Merged, merge_suite
 from pruneboard.benchmark.store._results import JOB_FILE_COLUMNS, POINT_FILE_COLUMNS, ResultsStore, points_and_jobs
 from pruneboard.benchmark.store._runs import MARKER, RunStore
@@ -22,6 +23,7 @@ __all__ = [
     "Survey",
     "atomic_file",
     "concatenate",
+    "digest_of",
     "in_grid",
     "merge_suite",
     "migrate_files",
@@ -30,4 +32,5 @@ __all__ = [
     "shown",
     "stale",
     "survey",
+    "table_of",
 ]

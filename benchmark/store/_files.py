@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, on any POSIX file system: create, rename and unlink, and no locks."""
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise not_writable(path, error) from error
     finally:
@@ -43,6 +45,20 @@ def atomic_file(path: Path) -> Iterator[Path]:
             # A folder that can no longer be written is the error that is being raised already.
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk too, without which a power cut takes a renamed file with it."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        # Some network file systems have no such call, and a folder may be writable without being readable.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
+            raise
 
 
 def not_writable(path: Path, error: OSError) -> StoreError:

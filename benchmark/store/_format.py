@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pruneboard.benchmark.errors import DamagedFileError, NewerFileError, StoreError
-from pruneboard.benchmark.schema import COLUMNS, SCHEMA_VERSION, Row
+from pruneboard.benchmark.schema import COLUMNS, SCHEMA_VERSION, TUNED_SUFFIX, Row
 from pruneboard.benchmark.store._files import atomic_file, read_bytes, shown
 from pruneboard.benchmark.store._migrations import OLDEST, migrate
 
@@ -25,6 +25,16 @@ SCHEMA = pa.schema([pa.field(c.name, _ARROW[c.kind], nullable=c.nullable) for c 
 """Columns as they are written."""
 
 STRINGS = [c.name for c in COLUMNS if c.kind is str]
+
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]{0,63}")
+_IN_PATHS = {
+    "suite": re.compile(r"[a-z][a-z0-9_]*"),
+    "model": _PLAIN,
+    "granularity": _PLAIN,
+    "criterion": re.compile(rf"{_PLAIN.pattern}({re.escape(TUNED_SUFFIX)})?"),
+    "key": re.compile(r"[0-9a-z]{16,128}"),
+}
+"""What becomes part of names of files; the lower case keeps names apart where a file system does not."""
 READ_SCHEMA = pa.schema(
     [
         pa.field(c.name, pa.dictionary(pa.int32(), pa.string()) if c.kind is str else _ARROW[c.kind], c.nullable)
@@ -160,11 +170,11 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> tuple[pa.Tab
         version = _version(file.schema_arrow.metadata or {}, path)
         if version < SCHEMA_VERSION:
             rows = migrate(file.read(use_threads=False).to_pandas(), version)
-            return _fitted(pa.Table.from_pandas(rows, preserve_index=False), schema, path), version
+            return _with_names(_fitted(pa.Table.from_pandas(rows, preserve_index=False), schema, path), path), version
         table = file.read(columns=columns and list(columns), use_threads=False)
     except (OSError, KeyError, pa.ArrowException) as error:
         raise damaged(path, f"no usable Parquet file: {type(error).__name__}") from error
-    return _fitted(table, schema, path), version
+    return _with_names(_fitted(table, schema, path), path), version
 
 
 def _open(data: bytes) -> pq.ParquetFile:
@@ -191,6 +201,22 @@ def _fitted(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
         return table.cast(schema)
     except (ValueError, TypeError, pa.ArrowException) as error:
         raise damaged(path, f"foreign: its values have other types ({type(error).__name__})") from error
+
+
+def digest_of(table: pa.Table) -> str:
+    """Return the sha256 of rows in any order, which is the same before they are written and when they are read."""
+    lines = sorted(repr(tuple(line.values())) for line in table.select(SCHEMA.names).to_pylist())
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _with_names(table: pa.Table, path: Path) -> pa.Table:
+    """Return a table all of whose names may become parts of paths."""
+    for name, pattern in _IN_PATHS.items():
+        for chunk in table[name].chunks if name in table.column_names else ():
+            for value in chunk.dictionary.to_pylist():
+                if not pattern.fullmatch(value):
+                    raise damaged(path, f"foreign: its {name} is {shown(value)[:64]!r}, which is no name")
+    return table
 
 
 def _version(metadata: dict[bytes, bytes], path: Path) -> int:

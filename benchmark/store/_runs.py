@@ -23,7 +23,7 @@ from pruneboard.benchmark.store._folder import (
     cell_of,
 )
 from pruneboard.benchmark.store._folding import FOLD_AT, compact, fold
-from pruneboard.benchmark.store._format import read_seal, read_table, table_of, write_job
+from pruneboard.benchmark.store._format import digest_of, read_seal, read_table, table_of, write_job
 from pruneboard.benchmark.store._reading import collect, read_or_error, read_slices, stack
 from pruneboard.benchmark.store._tables import frame_of
 
@@ -190,6 +190,29 @@ class RunStore:
         read.check(folder.path)
         return frame_of(stack([part for _, part in read.found]))
 
+    def unclean(self, suite: str) -> set[str]:
+        """Return the keys of jobs whose rows were measured with code that no commit holds.
+
+        Raises:
+            StoreError: the folder cannot be read.
+        """
+        found = collect(self.suite_folder(suite).files, lambda files: [read_or_error(f, _cleanness) for f in files])
+        latest = {key: clean for _, jobs in found.found for key, clean in jobs.items()}
+        return {key for key, clean in latest.items() if not clean}
+
+    def digests(self, suite: str, keys: Iterable[str]) -> dict[str, str]:
+        """Return `digest_of` the rows of those of the jobs that are there and not superseded, by key.
+
+        Raises:
+            StoreError: the folder cannot be read.
+        """
+        wanted = pa.array(list(keys), pa.string())
+        found = collect(
+            self.suite_folder(suite).files,
+            lambda files: [read_or_error(file, lambda path: _digests(path, wanted)) for file in files],
+        )
+        return {key: digest for _, jobs in found.found for key, digest in jobs.items()}
+
     def fold(self, suite: str, *, at_least: int = FOLD_AT) -> int:
         """Fold job files into segments when there are many, and return how many that were.
 
@@ -343,6 +366,19 @@ def _jobs_of(path: Path) -> list[tuple[str, str, str]]:
     jobs = rows.take(pa.array(_first_rows(rows))).to_pydict()
     cells = map(cell_name, *(jobs[name] for name in ("model", "granularity", "criterion", "seed")))
     return list(zip(cells, jobs["key"], jobs["status"], strict=True))
+
+
+def _cleanness(path: Path) -> dict[str, bool]:
+    rows, _ = read_table(path, ["key", "clean"])
+    return dict(zip(rows["key"].to_pylist(), rows["clean"].to_pylist(), strict=True))
+
+
+def _digests(path: Path, keys: pa.Array) -> dict[str, str]:
+    rows, _ = read_table(path)
+    rows = rows.filter(pc.is_in(rows["key"].cast(pa.string()), keys))
+    firsts = _first_rows(rows)
+    parts = [rows.slice(first, end - first) for first, end in zip(firsts, [*firsts[1:], len(rows)], strict=True)]
+    return {part["key"][0].as_py(): digest_of(part) for part in parts} if len(rows) else {}
 
 
 def _first_rows(rows: pa.Table) -> list[int]:

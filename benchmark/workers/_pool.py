@@ -1,5 +1,6 @@
 """Giving tasks to worker processes, and going on whatever becomes of these."""
 
+import math
 import multiprocessing
 import multiprocessing.connection
 import time
@@ -24,6 +25,9 @@ _POLL_SECONDS = 0.5
 
 POSTPONED_SECONDS = 2.0
 """How often tasks that could not be given are asked for again when nothing else is left."""
+
+_START_SECONDS = 600.0
+"""How long a worker may take to start; a cold disk needs minutes."""
 
 _MOST_STILLBORN = 10
 """Workers in a row, for each of the pool, that are ended from outside before they are ready."""
@@ -178,13 +182,15 @@ class _Pool(Generic[T, R]):
         timeout = _POLL_SECONDS
         if self._queue and len(busy) < len(self._workers) and not self._options.stop.finishes:
             timeout = 0.0
-        if (seconds := self._options.limits.seconds) is not None:
-            now = time.monotonic()
-            ends = [worker.since + seconds - now for worker in busy if worker.since is not None]
-            timeout = max(0.0, min([timeout, *ends]))
-        ready: list[Any] = [worker.connection for worker in busy]
+        timeout = max(0.0, min([timeout, *map(self._seconds_left, busy)]))
+        ready: list[Any] = [worker.channel for worker in busy]
         ready += [worker.output for worker in busy if worker.output is not None]
         multiprocessing.connection.wait(ready, timeout=timeout)
+
+    def _seconds_left(self, worker: Worker[T, R]) -> float:
+        """Return how long a worker may still take to start, or for its task."""
+        limit = self._options.limits.seconds if worker.is_ready else _START_SECONDS
+        return math.inf if limit is None else worker.since + limit - time.monotonic()
 
     def _memory(self, busy: Sequence[Worker[T, R]]) -> dict[int, int]:
         """Return the memory of busy workers by process id, when it is time to look at it."""
@@ -201,18 +207,26 @@ class _Pool(Generic[T, R]):
             return
         if worker.is_ready:
             self._n_stillborn = 0
-        limits = self._options.limits
-        if report is None:
+        limit = self._options.limits.n_bytes
+        if report is None or not report.ends:
+            if report is not None:
+                yield report
             # A child that a plugin forked holds the pipe open, so the death of its parent is asked for as well.
             if not worker.process.is_alive():
-                report = self._bury(slot, worker, task, worker.cause_of_death)
-            elif limits.seconds and worker.since is not None and time.monotonic() - worker.since > limits.seconds:
-                report = self._bury(slot, worker, task, "time")
-            elif limits.n_bytes and n_bytes > limits.n_bytes:
+                # It may have reported since it was asked.
+                if (report := worker.receive()) is None:
+                    report = self._bury(slot, worker, task, worker.cause_of_death)
+            elif worker.fault:
+                report = self._bury(slot, worker, task, "itself")
+            elif self._seconds_left(worker) < 0:
+                if not worker.is_ready:
+                    worker.fault = f"was not ready within {_START_SECONDS:g} s"
+                report = self._bury(slot, worker, task, "time" if worker.is_ready else "itself")
+            elif limit and n_bytes > limit:
                 report = self._bury(slot, worker, task, "memory", n_bytes)
             else:
                 return
-        elif report.ends and not worker.process.is_alive():
+        elif not worker.process.is_alive():
             self._replace(slot)
         if report.ends:
             if report.again:

@@ -14,9 +14,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.context import SpawnContext
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from pruneboard.benchmark.errors import PruneboardError
+from pruneboard.benchmark.workers._channel import Channel, ChannelError
 from pruneboard.benchmark.workers._log import TaskLog
 from pruneboard.benchmark.workers._tree import adopt_orphans, kill_descendants, kill_tree
 from pruneboard.benchmark.workers._work import Body, Cause, Report
@@ -30,6 +31,12 @@ _READ_BYTES = 2**16
 _MOST_READS = 16
 _STACK_SECONDS = 0.3
 """How long a worker that has to be ended gets to print where it is."""
+
+_ENDING_SECONDS = 5.0
+"""How long a process gets to end that has closed its pipe, or was killed."""
+
+_PARENT_SECONDS = 0.5
+"""How often a worker looks whether its parent is still there."""
 
 _FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGHUP}
 """Signals that come from the system or its users: memory runs out, a machine goes down, somebody tidies up."""
@@ -58,9 +65,10 @@ class Worker(Generic[T, R]):
     Attributes:
         task: what it does, or None when it waits for something to do.
         last: what it reported last of this task.
-        since: when the process began with the task, by `time.monotonic`; None while it is still starting.
+        since: when the process began with the task or, until it is ready, to start, by `time.monotonic`.
         is_ready: whether the process has started.
-        connection: end of the pipe that becomes readable when it reports or dies.
+        fault: why it has to be ended, though it lives: it does not keep to the protocol; empty while it does.
+        channel: becomes readable when it reports or dies.
         output: end of the pipe that becomes readable when it prints; None without logs, or when it is closed.
         process: the process.
     """
@@ -68,15 +76,16 @@ class Worker(Generic[T, R]):
     def __init__(self, context: SpawnContext, body: Body[T, R], setup: WorkerSetup) -> None:
         self.task: T | None = None
         self.last: R | None = None
-        self.since: float | None = None
+        self.since = time.monotonic()
         self.is_ready = False
+        self.fault = ""
         self._log: TaskLog | None = None
-        self.connection, theirs = context.Pipe()
+        self.channel = Channel(context)
         self.output: Any = None
         printed = None
         if setup.captures:
             self.output, printed = context.Pipe(duplex=False)
-        self.process = context.Process(target=_work, args=(theirs, printed, body, setup))
+        self.process = context.Process(target=_work, args=(self.channel.theirs, printed, body, setup))
         # Ctrl-C reaches the whole process group, also while a worker is still importing; the parent decides what
         # becomes of the workers, so they are born deaf to it.
         heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -84,7 +93,7 @@ class Worker(Generic[T, R]):
             self.process.start()
         finally:
             signal.signal(signal.SIGINT, heard)
-        theirs.close()
+        self.channel.theirs.close()
         if printed is not None:
             printed.close()
             os.set_blocking(self.output.fileno(), False)
@@ -96,7 +105,8 @@ class Worker(Generic[T, R]):
     def how_it_ended(self) -> str:
         """How a process that is dead ended."""
         code = self.process.exitcode
-        return f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+        how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+        return f"{how}, because it {self.fault}," if self.fault else how
 
     @property
     def cause_of_death(self) -> Cause:
@@ -108,9 +118,12 @@ class Worker(Generic[T, R]):
         """Give it a task; a worker that is already dead is noticed when its report is waited for."""
         self._read_output()
         self.task, self.last, self._log = task, None, log
-        self.since = time.monotonic() if self.is_ready else None
-        with contextlib.suppress(BrokenPipeError):
-            self.connection.send(task)
+        if self.is_ready:
+            self.since = time.monotonic()
+        try:
+            self.channel.send(task)
+        except ChannelError as error:
+            self.fault = str(error)
 
     def receive(self) -> R | None:
         """Take a report, or None when there is none yet or it died.
@@ -119,19 +132,23 @@ class Worker(Generic[T, R]):
             PruneboardError: it met something that ends everything.
         """
         self._read_output()
+        if self.fault:
+            return None
         try:
-            if not self.connection.poll():
-                return None
-            report = self.connection.recv()
-        except (EOFError, ConnectionResetError):
-            self.process.join()
+            report = self.channel.receive()
+        except ChannelError as error:
+            # One that ends closes its pipe before it is dead.
+            self.fault = "" if self._has_ended() else str(error)
             return None
-        if report is _State.READY:
+        if report is _State.READY and not self.is_ready:
             self.is_ready, self.since = True, time.monotonic()
-            return None
         if isinstance(report, PruneboardError):
             raise report
-        self.last = report
+        if not isinstance(report, Report):
+            if report is not None and report is not _State.READY:
+                self.fault = "sent what is no report"
+            return None
+        self.last = cast("R", report)
         if report.ends:
             # What the task printed was in the pipe before its report was.
             self._read_output()
@@ -154,13 +171,21 @@ class Worker(Generic[T, R]):
         """End the process at once, with every process that a plugin forked."""
         if self.process.is_alive():
             kill_tree(self.pid)
-            self.process.join()
+            self._has_ended()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._read_output()
         self._close_log()
-        self.connection.close()
+        self.channel.close()
         self._close_output()
+
+    def _has_ended(self) -> bool:
+        """Wait a while for the process to end, and return whether it has."""
+        end = time.monotonic() + _ENDING_SECONDS
+        # Joining would wait for ever for a process that closed all its descriptors, the sentinel among them.
+        while self.process.is_alive() and time.monotonic() < end:
+            time.sleep(0.01)
+        return not self.process.is_alive()
 
     def _read_output(self) -> None:
         """Move what the worker printed into the log of its task; what it prints between tasks is dropped."""
@@ -233,7 +258,8 @@ def _flushed(reports: Iterator[R]) -> Iterator[R]:
 def _end_with_parent() -> None:
     """End a worker whose parent was killed, even in the middle of a task that nobody waits for."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        kill_descendants(os.getpid())
-        os.killpg(os.getpgrp(), signal.SIGKILL)
+    # No descriptor tells it, because a plugin may have closed all of them.
+    while parent is not None and os.getppid() == parent.pid:
+        time.sleep(_PARENT_SECONDS)
+    kill_descendants(os.getpid())
+    os.killpg(os.getpgrp(), signal.SIGKILL)

@@ -18,8 +18,8 @@ def agenda_of(store, claims, numbers, *, fresh=False):
     for number in numbers:
         job = job_of(rows(number))
         mark = mark_of(store, job, KEYS[number])
-        tasks.append(Task(job=job, key=KEYS[number], place=(0, 0.0), before=mark))
-    return Agenda(store, claims, tasks, fresh=fresh)
+        tasks.append(Task(job=job, key=KEYS[number], place=(0, 0.0), before=mark, repeats=fresh))
+    return Agenda(store, claims, tasks)
 
 
 @pytest.fixture

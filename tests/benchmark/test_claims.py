@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -170,3 +171,40 @@ def test_a_run_shows_that_it_is_alive(tmp_path, monkeypatch):
         while sign.stat().st_mtime == old and claims_module.time.monotonic() < end:
             claims_module.time.sleep(0.01)
         assert sign.stat().st_mtime > old
+
+
+def test_a_sign_that_lies_ahead_has_to_change(two, tmp_path, monkeypatch):
+    """Left by a run that died while its clock was a year ahead, it would be fresh for a year."""
+    theirs, ours = two
+    theirs.take("job")
+    age(tmp_path / "theirs.alive", -365 * 86400.0)
+    assert not ours.take("job"), "it may just be another machine's clock"
+    began, passed = time.monotonic(), [0.0]
+    monkeypatch.setattr(claims_module.time, "monotonic", lambda: began + passed[0])
+    passed[0] = OLD
+    age(tmp_path / "theirs.alive", -5.0)
+    assert not ours.take("job"), "it changed"
+    passed[0] = 2 * OLD
+
+    assert ours.take("job")
+
+
+@pytest.mark.parametrize(
+    "owner",
+    [
+        {"run": "../../x", "host": "elsewhere", "pid": 1},
+        {"run": "x\0", "host": "elsewhere", "pid": 1},
+        {"run": "x" * 300, "host": "elsewhere", "pid": 1},
+        {"run": 7, "host": "elsewhere", "pid": 1},
+        {"run": "x", "host": "elsewhere", "pid": "1"},
+        {"run": "x", "host": "elsewhere", "pid": 1e400},
+        {"run": "x", "host": "elsewhere", "pid": -1},
+    ],
+)
+def test_a_claim_that_names_no_run_is_as_one_that_names_nobody(tmp_path, owner):
+    with Claims(tmp_path, "ours") as ours:
+        (tmp_path / "job").write_text(json.dumps(owner))
+        assert not ours.take("job")
+        age(tmp_path / "job", OLD)
+
+        assert ours.take("job")

@@ -1,15 +1,20 @@
 """The pool of worker processes, on tasks that need no torch."""
 
 import contextlib
+import multiprocessing
 import os
+import pickle
+import signal
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from commands import wait_until
-from pruneboard.benchmark.errors import PruneboardError
-from pruneboard.benchmark.workers import Limits, PoolOptions, Stop, run_in_pool
+from pruneboard.benchmark.errors import DamagedFileError, PruneboardError
+from pruneboard.benchmark.workers import Limits, PoolOptions, Stop, _channel, _pool, run_in_pool
+from pruneboard.benchmark.workers._channel import Channel, ChannelError
 from tasks import Said, Task, Tasks
 
 
@@ -124,6 +129,84 @@ def test_asked_to_drop_it_ends_at_once(tmp_path):
 
     for name in ("leave", "hang"):
         assert not is_alive(int((tmp_path / f"{name}.pid").read_text()))
+
+
+NO_REPORT = {
+    "half_a_message": b"\x00\x00\x10\x00abc",
+    "half_a_length": b"\x00\x00",
+    "a_pickle_cut_off": b"\x00\x00\x00\x08" + pickle.dumps(("done", 1.5))[:8],
+    "garbage": b"\x00\x00\x00\x10" + 16 * b"\xff",
+    "a_huge_length": b"\x7f\xff\xff\xff" + 1000 * b"x",
+    "a_length_of_64_bits": b"\xff\xff\xff\xff\x00\x00\x10\x00\x00\x00\x00\x00",
+    "an_object_that_is_none": b"\x00\x00\x00\x04" + pickle.dumps(7, protocol=1).ljust(4)[:4],
+    "text": b"print this",
+}
+
+
+@pytest.mark.parametrize("name", NO_REPORT)
+def test_a_worker_that_sends_no_report_costs_its_own_task_only(tmp_path, name):
+    """What can be told at once is; half a message is silence, and ends by the time limit."""
+    sent, before = f"send:{NO_REPORT[name].hex()}", time.monotonic()
+    said = ends([sent, "quick"], tmp_path, limits=Limits(seconds=3))
+
+    at_once = "itself: signal SIGKILL, because it sent what is no report,"
+    assert said == {sent: "time: signal SIGKILL" if "half" in name else at_once, "quick": "done by 0"}
+    assert time.monotonic() - before < 60
+
+
+def test_a_worker_that_closes_its_pipe_and_lives_on_is_ended_without_any_limit(tmp_path):
+    said = ends(["close_all", "quick"], tmp_path)
+
+    assert said == {
+        "close_all": "itself: signal SIGKILL, because it closed the pipe to the run,",
+        "quick": "done by 0",
+    }
+
+
+def test_reports_without_end_do_not_lift_the_time_limit(tmp_path):
+    said = ends(["chatter", "quick"], tmp_path, limits=Limits(seconds=1.5))
+
+    assert said == {"chatter": "time: signal SIGKILL", "quick": "done by 0"}
+
+
+def test_half_a_message_does_not_keep_a_run_from_being_dropped(tmp_path):
+    stop = Stop()
+    with pytest.raises(KeyboardInterrupt):
+        for _ in run([f"send:{NO_REPORT['half_a_message'].hex()}"], tmp_path, stop=stop):
+            threading.Timer(3, lambda: setattr(stop, "drops", True)).start()
+
+
+def test_an_error_of_two_arguments_that_ends_the_run_arrives(tmp_path):
+    with pytest.raises(DamagedFileError, match="remove it") as caught:
+        list(run(["refuse"], tmp_path))
+
+    assert caught.value.why == "damaged"
+
+
+class Mute:
+    """Never gets ready."""
+
+    def begin(self, slot):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(600)
+
+
+def test_a_worker_that_never_gets_ready_ends_the_run_with_a_message(tmp_path, monkeypatch):
+    monkeypatch.setattr(_pool, "_START_SECONDS", 2.0)
+    with pytest.raises(PruneboardError, match="must be able to start, but 1 in a row .* not ready within 2 s"):
+        list(run(["quick"], tmp_path, work=Tasks(body=Mute())))
+
+
+def test_a_task_that_is_not_taken_does_not_keep_the_parent_waiting(monkeypatch):
+    monkeypatch.setattr(_channel, "_SEND_SECONDS", 0.2)
+    channel = Channel(multiprocessing.get_context("spawn"))
+    with pytest.raises(ChannelError, match=r"did not take its task within 0\.2 s"):
+        channel.send(bytes(2**24))
+    channel.theirs.close()
+    channel.send("nobody")
+    with pytest.raises(ChannelError, match="closed the pipe"):
+        channel.receive()
+    channel.close()
 
 
 class Postponing(Tasks):

@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 from commands import pruneboard_here
+from pruneboard.benchmark.errors import DamagedFileError
 from pruneboard.benchmark.store import RunStore
+from pruneboard.benchmark.store._format import read_table, table_of, write_job
 from pruneboard.benchmark.suites import load_suite, suite_path
 from rows import job_of, job_rows, save
 
@@ -336,3 +338,34 @@ def test_the_commands_start_without_torch(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("column", ["model", "criterion", "granularity", "suite", "key"])
+@pytest.mark.parametrize(
+    "name", ["../../x", "/tmp/x", "a/b", "..", "", "x\0y", "x\ny", "x" * 300, "Vgg", "vgg.cifar", "ﬁlter", "x (here)"]
+)
+def test_rows_whose_names_are_no_names_are_not_read(tmp_path, column, name):
+    """Merging would write the file of `../../x` outside its folder, or `Vgg` over `vgg` where cases are one."""
+    path = tmp_path / "job.parquet"
+    write_job(table_of(job_rows(**({"key": key("1")} | {column: name}))), path, key=key("1"), status="ok")
+
+    with pytest.raises(DamagedFileError, match=f"foreign: its {column} is .*, which is no name"):
+        read_table(path)
+
+
+def test_merge_writes_nothing_outside_its_folder(tmp_path):
+    fill(tmp_path / "there" / "a", {"seed": 0})
+    store = RunStore(tmp_path / "there" / "a")
+    rows = table_of(job_rows(key=key("2"), model="../../../x", **CURRENT))
+    write_job(
+        rows,
+        store.suite_folder("digits").path / f"x.filters.taylor.0.{key('2')[:16]}.parquet",
+        key=key("2"),
+        status="ok",
+    )
+    printed = runs("merge", "there/a", "--out", "there/all", cwd=tmp_path, code=2)
+
+    assert "foreign: its model is '../../../x', which is no name" in " ".join(printed.split())
+    assert "Traceback" not in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert not list((tmp_path / "there" / "all").rglob("*.parquet"))

@@ -1,3 +1,6 @@
+import errno
+import stat
+import os
 import dataclasses
 import subprocess
 import sys
@@ -248,3 +251,27 @@ def test_a_folder_that_cannot_be_written_is_found_before_any_work(tmp_path):
     ):
         RunStore(blocker / "runs").prepare()
     RunStore(tmp_path / "fine").prepare()
+
+
+def test_a_file_is_on_the_disk_with_its_name(tmp_path, monkeypatch):
+    """A power cut right after takes the new name of a file whose folder was not synced."""
+    synced = []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda n: (synced.append((os.fstat(n).st_ino, path.exists())), sync(n)))
+    path = tmp_path / "table.csv"
+    with atomic_file(path) as temporary:
+        temporary.write_text("whole")
+
+    assert synced == [(path.stat().st_ino, False), (tmp_path.stat().st_ino, True)]
+
+
+def test_a_folder_that_cannot_be_synced_is_no_error(tmp_path, monkeypatch):
+    def refuse(_):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    with atomic_file(tmp_path / "table.csv") as temporary:
+        temporary.write_text("whole")
+        sync = os.fsync
+        monkeypatch.setattr(os, "fsync", lambda n: refuse(n) if stat.S_ISDIR(os.fstat(n).st_mode) else sync(n))
+
+    assert (tmp_path / "table.csv").read_text() == "whole"

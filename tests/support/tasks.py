@@ -2,14 +2,18 @@
 
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 
+from pruneboard.benchmark.errors import DamagedFileError
+from pruneboard.benchmark.workers import _process
 from pruneboard.benchmark.workers import Affinity, Death, Place, Report
 
 
@@ -73,6 +77,42 @@ def do_hang(task: Task) -> None:
     while True:
         with contextlib.suppress(BaseException):
             time.sleep(600)
+
+
+def do_close_all(task: Task) -> None:
+    """Close every descriptor, the pipe to the parent among them, and go on for ever, deaf to signals."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.closerange(0, 400)
+    while True:
+        pass
+
+
+def do_send(task: Task) -> None:
+    """Send bytes (in hex, after the colon) that are no report, and say nothing further."""
+    write_to_pipe(bytes.fromhex(task.name.split(":")[1]))
+    time.sleep(600)
+
+
+def do_chatter(task: Task) -> None:
+    """Send reports without end, also such as say that the worker has only just started."""
+    pipe = pipe_to_parent()
+    while True:
+        pipe.send(_process._State.READY)
+        pipe.send(Said(name=task.name, text="chatter", ends=False))
+        time.sleep(0.05)
+
+
+def do_refuse(task: Task) -> None:
+    """Raise an error that ends the run, as a damaged file does."""
+    raise DamagedFileError("the file is damaged; remove it.", "damaged")
+
+
+def pipe_to_parent() -> Connection:
+    return next(one for one in gc.get_objects() if isinstance(one, Connection) and one.writable and one.readable)
+
+
+def write_to_pipe(data: bytes) -> None:
+    os.write(pipe_to_parent().fileno(), data)
 
 
 def do_killed(task: Task) -> None:
