@@ -1,4 +1,4 @@
-"""What every network must be before anything is measured of it: plain weights, finite, and the same logits each time."""
+"""What every network must be before it is measured: plain finite weights, and the same logits each time."""
 
 from collections.abc import Iterable
 
@@ -34,7 +34,7 @@ def make_plain(network: nn.Module) -> nn.Module:
             elif isinstance(hook, SpectralNorm):
                 remove_spectral_norm(module, hook.name)
             elif isinstance(hook, prune.BasePruningMethod):
-                prune.remove(module, hook._tensor_name)
+                prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]
     return network
 
 
@@ -63,8 +63,8 @@ def check_network(name: str, network: nn.Module, images: Tensor) -> Tensor:
     for key, places in wrong.items():
         if bool(places.any()):
             raise ModelError(
-                f"weights must be finite, but {int(places.sum())} of {places.numel()} values of `{key}` of `{name}` are "
-                "NaN or infinite; correct its weights."
+                f"weights must be finite, but {int(places.sum())} of {places.numel()} values of `{key}` of `{name}` "
+                "are NaN or infinite; correct its weights."
             )
     state = _random_states(images)
     logits = _logits(name, network, images)
@@ -101,10 +101,10 @@ def _logits(name: str, network: nn.Module, images: Tensor) -> Tensor:
         )
     if not bool(torch.isfinite(output).all()):
         raise ModelError(
-            f"logits must be finite, but `{name}` gives NaN or infinite ones to images of the evaluation split; correct "
-            "its weights."
+            f"logits must be finite, but `{name}` gives NaN or infinite ones to images of the evaluation split; "
+            "correct its weights."
         )
-    return output
+    return output  # type: ignore[no-any-return]
 
 
 def _agree(logits: Tensor, again: Tensor) -> bool:
