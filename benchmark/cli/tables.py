@@ -28,7 +28,6 @@ from pruneboard.benchmark.store import ResultsStore, RunStore, concatenate, in_g
 from pruneboard.benchmark.studies import Study, StudyStore
 from pruneboard.benchmark.suites import load_published, load_suite, suite_names, suite_path
 
-
 _PROJECT = Path(__file__).resolve().parents[2]
 
 

@@ -1,7 +1,7 @@
-import errno
-import stat
-import os
 import dataclasses
+import errno
+import os
+import stat
 import subprocess
 import sys
 import textwrap

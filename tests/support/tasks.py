@@ -13,8 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from pruneboard.benchmark.errors import DamagedFileError
-from pruneboard.benchmark.workers import _process
-from pruneboard.benchmark.workers import Affinity, Death, Place, Report
+from pruneboard.benchmark.workers import Affinity, Death, Place, Report, _process
 
 
 @dataclass(frozen=True, eq=False)
