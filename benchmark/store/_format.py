@@ -28,7 +28,7 @@ STRINGS = [c.name for c in COLUMNS if c.kind is str]
 
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]{0,63}")
 _IN_PATHS = {
-    "suite": re.compile(r"[a-z][a-z0-9_]*"),
+    "suite": re.compile(r"[a-z][a-z0-9_]{0,199}"),
     "model": _PLAIN,
     "granularity": _PLAIN,
     "criterion": re.compile(rf"{_PLAIN.pattern}({re.escape(TUNED_SUFFIX)})?"),

@@ -1,9 +1,13 @@
 """What counts as done by somebody else while a run is going."""
 
+import dataclasses
+
 import pytest
 
+from pruneboard.benchmark.cli import running
+from pruneboard.benchmark.errors import PruneboardError
 from pruneboard.benchmark.executors import Agenda, Claims, Finished, Started, Task, mark_of
-from pruneboard.benchmark.store import RunStore
+from pruneboard.benchmark.store import RunStore, digest_of, table_of
 from rows import job_of, job_rows, save
 
 KEYS = [str(number) * 64 for number in range(1, 7)]
@@ -81,3 +85,37 @@ def test_asking_costs_one_look_however_many_tasks_there_are(tmp_path, claims, mo
             store.fold("digits", at_least=1)
 
     assert looks == [3]
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_rows_that_are_removed_or_rewritten_before_the_end_of_a_run_are_named(tmp_path, folded):
+    """A criterion's process has its user's rights, and so may write to the folder."""
+    store = RunStore(tmp_path)
+    saved = {}
+    for number in range(3):
+        save(store, rows(number))
+        digest = digest_of(table_of(rows(number)))
+        saved[KEYS[number]] = Finished(job=job_of(rows(number)), status="ok", reason="", digest=digest)
+    if folded:
+        store.fold("digits", at_least=1)
+    running._check_kept(saved, store, "digits")
+    save(RunStore(tmp_path), [dataclasses.replace(row, top1=1.0) for row in rows(0)])
+    with pytest.raises(PruneboardError, match=r"1 changed \(digits_vgg\S*0\) before it ended"):
+        running._check_kept(saved, store, "digits")
+    for path in tmp_path.rglob("*.parquet"):
+        path.unlink()
+
+    with pytest.raises(PruneboardError, match=r"3 removed"):
+        running._check_kept(saved, RunStore(tmp_path), "digits")
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_the_latest_rows_of_a_key_tell_whether_its_code_was_a_commit(tmp_path, folded):
+    store = RunStore(tmp_path)
+    for number in range(2):
+        save(store, [dataclasses.replace(row, clean=False) for row in rows(number)])
+    if folded:
+        store.fold("digits", at_least=1)
+    save(store, [dataclasses.replace(row, clean=True) for row in rows(0)])
+
+    assert store.unclean("digits") == {KEYS[1]}
