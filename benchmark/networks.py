@@ -85,7 +85,8 @@ def check_network(name: str, network: nn.Module, images: Tensor) -> Tensor:
 
 def _logits(name: str, network: nn.Module, images: Tensor) -> Tensor:
     try:
-        output = network(images)
+        # It may write to what it is given.
+        output = network(images.clone())
     # A network is foreign code.
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON]

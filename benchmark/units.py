@@ -315,7 +315,8 @@ def masked(model: nn.Module, layers: Sequence[Layer], masks: Masks) -> Iterator[
 
 def _mask_tap(model: nn.Module, layer: Layer, mask: Tensor) -> torch.utils.hooks.RemovableHandle:
     tap = model.get_submodule(layer.tap)
-    removed = ~mask.to(next(tap.parameters()).device)
+    # The tap may be a batch norm without parameters.
+    removed = ~mask.to(next(model.parameters()).device)
 
     def at_output(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output.masked_fill(expand_mask(layer, removed, output), 0.0)

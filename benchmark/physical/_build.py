@@ -146,7 +146,8 @@ def _checked(
     whole = model if on_cpu else _copy(model)
     network = flatten(own, images[:1])
     with torch.no_grad():
-        got = network(images)
+        # Called as a module, torch's graph would print a traceback of its own.
+        got = network.forward(images)
     with masked(whole, layers, masks), torch.no_grad():
         expected = whole(images)
     if got.shape != expected.shape:

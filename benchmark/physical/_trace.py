@@ -194,7 +194,7 @@ def _state_name(root: nn.Module, target: str) -> str:
     for name in target.split("."):
         if isinstance(part, Indexed) and name != INNER:
             names[-1] += f"_{name}"
-        elif not isinstance(part, _Root | Indexed) and not (isinstance(part, _NormAct) and name == "norm"):
+        elif not isinstance(part, Indexed) and (type(part), name) not in ((_Root, "network"), (_NormAct, "norm")):
             names.append(name)
         part = getattr(part, name)
     return ".".join(names)
