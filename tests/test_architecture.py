@@ -338,6 +338,7 @@ def test_only_what_runs_plugins_catches_everything() -> None:
         "benchmark/failures.py:",
         "benchmark/foreign/",
         "benchmark/scoring_process.py:",
+        "benchmark/workers/_channel.py:",
         "benchmark/contract/",
         "benchmark/compact/",
         "benchmark/evaluate.py:",
