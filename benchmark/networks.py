@@ -1,4 +1,4 @@
-"""What every network must be before it is measured: plain finite weights, and the same logits each time."""
+"""What a network must be before it is measured: plain and finite weights, and the same logits each time."""
 
 from collections.abc import Iterable
 
@@ -34,7 +34,7 @@ def make_plain(network: nn.Module) -> nn.Module:
             elif isinstance(hook, SpectralNorm):
                 remove_spectral_norm(module, hook.name)
             elif isinstance(hook, prune.BasePruningMethod):
-                prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]
+                prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call] # the library is untyped
     return network
 
 
@@ -93,9 +93,15 @@ def _logits(name: str, network: nn.Module, images: Tensor) -> Tensor:
         raise ModelError(
             f"a network must take images of its `input_size`, but `{name}` fails on {tuple(images.shape)}: {reason}"
         ) from error
-    is_tensor = isinstance(output, Tensor)
-    if not is_tensor or output.dtype != torch.float32 or output.ndim != 2 or len(output) != len(images):
-        found = f"{_short(output.dtype)} {tuple(output.shape)}" if is_tensor else f"a {type(output).__name__}"
+    if (
+        not isinstance(output, Tensor)
+        or output.dtype != torch.float32
+        or output.ndim != 2
+        or len(output) != len(images)
+    ):
+        found = f"a {type(output).__name__}"
+        if isinstance(output, Tensor):
+            found = f"{_short(output.dtype)} {tuple(output.shape)}"
         raise ModelError(
             f"a network must return its logits, float32 ({len(images)}, n_classes) for {len(images)} images, but "
             f"`{name}` returns {found}; wrap it in a module that returns the logits only."
@@ -105,7 +111,7 @@ def _logits(name: str, network: nn.Module, images: Tensor) -> Tensor:
             f"logits must be finite, but `{name}` gives NaN or infinite ones to images of the evaluation split; "
             "correct its weights."
         )
-    return output  # type: ignore[no-any-return]
+    return output
 
 
 def _agree(logits: Tensor, again: Tensor) -> bool:

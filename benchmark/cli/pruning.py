@@ -179,9 +179,10 @@ def _report(scored: Scored, pruned: Pruned, facts: Facts, targets: Targets, cons
     for sentence in _sentences(pruned, facts):
         console.print(sentence)
     console.print(f"Its logits differ from the masked network's by {pruned.difference:.1g} of the largest.")
-    console.print("Written, and found to give these logits in a fresh interpreter:")
+    console.print("Written, and found to give its logits in a fresh interpreter:")
     for path in targets.paths:
-        console.print(f"  {path} ({path.stat().st_size:,} bytes)", soft_wrap=True)
+        note = "" if path in targets.checked else "; not loaded, as onnxruntime is not installed"
+        console.print(f"  {path} ({path.stat().st_size:,} bytes{note})", soft_wrap=True)
     console.print(textwrap.indent(_how_to_load(facts, targets), "  "), soft_wrap=True)
 
 

@@ -152,8 +152,8 @@ def _checked(
         expected = whole(images)
     if got.shape != expected.shape:
         raise ModelError(
-            f"a pruned network must keep its {expected.shape[1]} logits, but `{type(model).__name__}` keeps "
-            f"{got.shape[1]}: units of its last layer are logits; measure it by masks only."
+            f"a pruned network must keep its {expected.shape[1]} logits, but `{type(model).__name__}` has "
+            f"{got.shape[1]} left: units of its last layer are logits; measure it by masks only."
         )
     difference = float((got - expected).abs().max() / expected.abs().max().clamp(min=_SMALLEST))
     if not difference <= _TOLERANCE:

@@ -51,6 +51,12 @@ class Targets:
         """All files, in the order in which they appear."""
         return (self.weights, self.module, *(() if self.onnx is None else (self.onnx,)))
 
+    @property
+    def checked(self) -> tuple[Path, ...]:
+        """Those that are loaded again before they appear; ONNX only where onnxruntime is installed."""
+        runs_onnx = importlib.util.find_spec("onnxruntime") is not None
+        return tuple(path for path in self.paths if path != self.onnx or runs_onnx)
+
     def stamps(self) -> Mapping[Path, tuple[int, int]]:
         """Return what tells each file that exists from one that replaces it."""
         found = {path: path.stat() for path in self.paths if path.exists()}
@@ -142,13 +148,12 @@ def _load_again(network: fx.GraphModule, targets: Targets, written: Mapping[Path
     Raises:
         ModelError: they do not load, or compute something else.
     """
-    onnx = [path for path in targets.paths if path == targets.onnx and importlib.util.find_spec("onnxruntime")]
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         for target, path in written.items():
             (Path(folder) / target.name).symlink_to(path.resolve())
         given = {"images": images.cpu().contiguous(), "logits": network(images.cpu()).contiguous()}
         safetensors.torch.save_file(given, Path(folder) / ".given")
-        arguments = [folder, targets.module.name, *(path.name for path in onnx)]
+        arguments = [folder, *(path.name for path in targets.checked if path != targets.weights)]
         done = subprocess.run(
             [sys.executable, "-P", "-c", _ALONE, *arguments], capture_output=True, text=True, check=False
         )

@@ -1,5 +1,6 @@
 import copy
 import json
+import math
 import subprocess
 import sys
 import textwrap
@@ -20,6 +21,7 @@ from pruneboard.benchmark.errors import AssetError, ModelError, StoreError
 from pruneboard.benchmark.physical import (
     Facts,
     Targets,
+    _files,
     check_targets,
     prune_coupled,
     prune_exactly,
@@ -29,6 +31,14 @@ from pruneboard.benchmark.physical import (
 )
 from pruneboard.benchmark.ranking import masks_at, rank
 from pruneboard.benchmark.units import find_layers, masked
+
+
+@pytest.fixture(autouse=True)
+def _without_fresh_interpreters(monkeypatch, request):
+    """Spare the seconds in which a fresh interpreter imports torch, where a test is not about that."""
+    if "fresh" not in request.node.name:
+        monkeypatch.setattr(_files, "_load_again", lambda *_: None)
+
 
 TIMM = {
     "resnet18": ("filters", 64),
@@ -380,7 +390,7 @@ def test_the_written_pair_needs_only_torch_and_safetensors(tmp_path):
         masks[layers[1].name][:] = False
         pruned = prune_exactly(model, layers, masks, x)
         folder = tmp_path / name
-        write(pruned.network, _facts(name, tuple(x.shape[1:])), targets_of(folder / "small", onnx=False))
+        write(pruned.network, _facts(name, tuple(x.shape[1:])), targets_of(folder / "small", onnx=False), x)
         with masked(model, layers, masks), torch.no_grad():
             np.savez(folder / "given.npz", images=x.numpy(), logits=model(x).numpy())
         assert sorted(path.name for path in folder.iterdir()) == ["given.npz", "small.py", "small.safetensors"]
@@ -405,13 +415,13 @@ def test_the_metadata_says_everything_that_is_known(tmp_path):
     pruned = prune_exactly(model, layers, _random_masks(layers, 1, 0.5), x)
     targets = targets_of(tmp_path / "deep" / "small.safetensors", onnx=False)
     facts = _facts("vgg", (3, 16, 16))
-    write(pruned.network, facts, targets)
+    write(pruned.network, facts, targets, x)
     found = read_facts(targets.weights)
 
     assert found == json.loads(json.dumps(facts.document()))
     assert found["format"] == 1
     first = targets.weights.read_bytes()
-    write(pruned.network, facts, targets)
+    write(pruned.network, facts, targets, x)
     assert targets.weights.read_bytes() == first
     (tmp_path / "other.safetensors").write_bytes(b"nothing")
     with pytest.raises(AssetError, match="must be the weights file of a pruned network"):
@@ -427,7 +437,7 @@ def test_onnx_gives_the_same_logits_for_any_number_of_images(name, tmp_path):
     masks = _random_masks(layers, 1, 0.5)
     pruned = prune_exactly(model, layers, masks, x)
     targets = targets_of(tmp_path / "small", onnx=True)
-    write(pruned.network, _facts(name, tuple(x.shape[1:])), targets)
+    write(pruned.network, _facts(name, tuple(x.shape[1:])), targets, x)
     assert b".py" not in targets.onnx.read_bytes(), "the file must not say where on this machine it was made"
     session = onnxruntime.InferenceSession(str(targets.onnx))
     assert json.loads(session.get_modelmeta().custom_metadata_map["pruneboard"])["model"] == name
@@ -466,7 +476,7 @@ def test_nothing_appears_when_one_of_the_files_fails(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.onnx, "export", fail)
     with pytest.raises(RuntimeError, match="no exporter"):
-        write(pruned.network, _facts("vgg", (3, 16, 16)), targets_of(tmp_path / "small", onnx=True))
+        write(pruned.network, _facts("vgg", (3, 16, 16)), targets_of(tmp_path / "small", onnx=True), x)
     assert not list(tmp_path.iterdir())
 
 
@@ -495,3 +505,123 @@ def test_the_size_of_an_unpruned_network_is_its_own():
     assert pruned.before == pruned.size
     assert isinstance(pruned.size, Size)
     assert pruned.difference == 0
+
+
+class _Odd(nn.Module):
+    """Asks the tracer for what is not torch's: `math` of sizes, infinity, a type, a buffer and a plain tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3)
+        self.fc = nn.Linear(6, 10)
+        self.register_buffer("shift", torch.ones(1, 8, 1, 1), persistent=False)
+        self.scale = torch.tensor(2.0)
+
+    def forward(self, x):
+        x = nn.functional.pad(x, [math.ceil(x.shape[-1] / 5), 0, max(x.shape[-2] // 8, 1), 0])
+        x = (self.first(x) + self.shift).clamp(max=math.inf) * self.scale
+        return self.fc(self.second(torch.relu(x)).to(torch.float32, copy=True).mean((2, 3)))
+
+
+def _same_padding():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return _lively(timm.create_model("mobilenetv2_035", num_classes=10, pad_type="same"))
+
+
+@pytest.mark.parametrize("make", [_Odd, _same_padding])
+def test_a_fresh_interpreter_loads_what_calls_more_than_torch(make, tmp_path):
+    model, x = make().eval(), images(2)
+    layers = find_layers(model, "filters", x[:1])
+    pruned = prune_exactly(model, layers, _random_masks(layers, 1, 0.5), x)
+    write(pruned.network, _facts("odd", (3, 16, 16)), targets_of(tmp_path / "small", onnx=False), x)
+
+    source = (tmp_path / "small.py").read_text()
+    assert "from math import ceil as math_ceil" in source
+    assert "wrap(" not in source
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (
+            lambda source: source.replace("return ", "import timm; return "),
+            "import of timm halted; None in sys.modules",
+        ),
+        (lambda source: source.replace("self.head", "2 * self.head"), "its logits differ by"),
+    ],
+)
+def test_what_a_fresh_interpreter_does_not_load_is_not_written(damage, reason, tmp_path, monkeypatch):
+    model, granularity, x = _network("vgg")
+    layers = find_layers(model, granularity, x[:1])
+    pruned = prune_exactly(model, layers, _random_masks(layers, 1, 0.5), x)
+    whole = _files.module_source
+    monkeypatch.setattr(_files, "module_source", lambda *given: damage(whole(*given)))
+    with pytest.raises(ModelError, match="must load in a fresh interpreter and give its logits") as error:
+        write(pruned.network, _facts("vgg", (3, 16, 16)), targets_of(tmp_path / "small", onnx=False), x)
+
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_frozen_parameters_are_cut_like_others():
+    model, granularity, x = _network("resnet")
+    layers = find_layers(model, granularity, x[:1])
+    masks = _random_masks(layers, 1, 0.5)
+    expected = prune_exactly(model, layers, masks, x)
+    model.requires_grad_(False)
+    pruned = prune_exactly(model, layers, masks, x)
+
+    assert pruned.removal == expected.removal
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    _coupled(model, layers, x)
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+@pytest.mark.parametrize(
+    ("norm", "is_coupled"),
+    [(nn.BatchNorm2d, True), (nn.InstanceNorm2d, True), (lambda n, affine: nn.GroupNorm(1, n, affine=affine), False)],
+)
+def test_norms_without_parameters_are_cut_or_refused(norm, is_coupled, coupled):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            *(nn.Conv2d(3, 8, 3), norm(8, affine=False), nn.ReLU(), nn.Conv2d(8, 6, 3), norm(6, affine=False)),
+            *(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10)),
+        ).eval()
+    x = images(2)
+    layers = find_layers(model, "filters", x[:1])
+    if not coupled:
+        pruned = prune_exactly(model, layers, _random_masks(layers, 1, 0.5), x)
+        _assert_same_logits(pruned.network, model, layers, pruned.masks, x)
+    elif is_coupled:
+        pruned = _coupled(model, layers, x)
+        _assert_same_logits(pruned.network, model, layers, pruned.masks, x)
+    else:
+        # Statistics over all channels change with the channels that are gone.
+        with pytest.raises(ModelError, match="differ by .* of the largest; measure it by masks only"):
+            _coupled(model, layers, x)
+
+
+def _coupled(model, layers, x):
+    generator = torch.Generator().manual_seed(0)
+    return prune_coupled(model, layers, _scores(layers), x, rate=0.5, scope="global", generator=generator)
+
+
+def test_logits_are_not_cut():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    x = images(2)
+    layers = find_layers(model.eval(), "filters", x[:1])
+    with pytest.raises(ModelError, match="must keep its 4 logits"):
+        _coupled(model, layers, x)
+
+
+def test_a_network_that_breaks_what_cuts_it_is_refused_by_name():
+    model = timm.models.SwinTransformer(
+        img_size=32, patch_size=2, window_size=4, embed_dim=24, depths=(1, 1), num_heads=(2, 2), num_classes=4
+    ).eval()
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    layers = find_layers(model, "neurons", x[:1])
+    with pytest.raises(ModelError, match="must be one that can be cut, but `SwinTransformer` cannot"):
+        prune_exactly(model, layers, _random_masks(layers, 1, 0.5), x)

@@ -10,9 +10,16 @@ import torch
 
 from commands import ROOT, pruneboard_here, write_suite
 from pruneboard.benchmark.cli import pruning
-from pruneboard.benchmark.physical import build, facts_of, read_facts, score
+from pruneboard.benchmark.physical import _files, build, facts_of, read_facts, score
 from pruneboard.benchmark.runner import Workbench, run_job
 from pruneboard.benchmark.suites import expand, load_suite
+
+
+@pytest.fixture(autouse=True)
+def _without_fresh_interpreters(monkeypatch, request):
+    """Spare the seconds in which a fresh interpreter imports torch, where a test is not about that."""
+    if "fresh" not in request.node.name:
+        monkeypatch.setattr(_files, "_load_again", lambda *_: None)
 
 
 def _published(suite, criterion, model, granularity, shots, rate):
@@ -128,6 +135,20 @@ def test_the_report_and_the_files(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False
     )
     assert ran.stdout == "(3, 10)\n", ran.stderr
+
+
+def test_what_a_fresh_interpreter_does_not_load_is_no_success(monkeypatch, tmp_path):
+    whole = _files.module_source
+    monkeypatch.setattr(_files, "module_source", lambda *given: f"import timm\n{whole(*given)}")
+    done = pruneboard_here(
+        *("prune", "digits_vgg", "--criterion", "magnitude", "--rate", 0.5, "--out", "small", "--device", "cpu"),
+        cwd=tmp_path,
+    )
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: `digits_vgg` by filters: a network that is written must load")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_name_that_is_no_identifier_can_be_loaded_as_well(tmp_path):
