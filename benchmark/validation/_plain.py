@@ -18,7 +18,8 @@ _LISTS = ("layers", "units_left", "parameters", "finetuning", "task")
 _LONGEST_LIST = 1_000_000
 _MOST_THREADS = 1024
 _MOST_MARKS = 3
-_BLANK = "\u115f\u1160\u2800\u3164\uffa0"
+_SELECTOR = "VARIATION SELECTOR"
+_BLANK = "\u034f\u115f\u1160\u2800\u3164\uffa0"
 """Characters that count as letters or symbols and show nothing."""
 _HOST = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+", re.IGNORECASE)
 _RESERVED = re.compile(r"(.*\.)?(example|invalid|test|localhost|example\.(com|net|org))", re.IGNORECASE)
@@ -31,7 +32,7 @@ def text_fault(text: str, longest: int = LONGEST) -> str | None:
     """Return what is wrong with a text that anyone may open anywhere; None when nothing is."""
     if len(text) > longest:
         return f"it has {len(text)} characters, more than {longest}"
-    odd = next((c for c in text if not c.isprintable() or c in _BLANK), None)
+    odd = next((c for c in text if not c.isprintable() or c in _BLANK or _SELECTOR in unicodedata.name(c, "")), None)
     if odd is not None:
         return f"it holds {odd!a}, which cannot be printed"
     if text != text.strip():

@@ -160,6 +160,7 @@ def test_jobs_whose_data_would_have_to_be_fetched_can_be_left_out(tmp_path):
         ("\u0301a", "piles up combining marks"),
         ("\u3164", "cannot be printed"),
         ("\u2800", "cannot be printed"),
+        ("a\ufe0f", "cannot be printed"),
     ],
 )
 def test_texts_that_look_like_others_are_refused(text, fault):
