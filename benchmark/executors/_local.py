@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +14,7 @@ from pruneboard.benchmark.executors._agenda import Agenda, Task
 from pruneboard.benchmark.executors._events import Event, Finished, Returned
 from pruneboard.benchmark.foreign import Description
 from pruneboard.benchmark.runner import Workbench, make_row, run_job
-from pruneboard.benchmark.schema import Job, Precision
+from pruneboard.benchmark.schema import Job, Precision, Row
 from pruneboard.benchmark.store import RunStore, digest_of, table_of
 from pruneboard.benchmark.workers import (
     POSTPONED_SECONDS,
@@ -106,6 +106,11 @@ def _run_and_save(job: Job, store: RunStore, bench: Workbench) -> Finished:
     rows = run_job(job, bench)
     store.save(job, rows)
     bench.checkpoints(job).forget(job.suite.shots)
+    return finished(job, rows)
+
+
+def finished(job: Job, rows: Sequence[Row]) -> Finished:
+    """Say that a job has ended, with the digest of the rows that were saved of it."""
     return Finished(job=job, status=rows[0].status, reason=rows[0].reason, digest=digest_of(table_of(rows)))
 
 
@@ -188,7 +193,7 @@ class _Jobs:
             return Returned(job=task.job, reason=reason)
         row = make_row(task.job, self._bench, status="failed", reason=reason, seconds=None)
         self._agenda.store.save(task.job, [row])
-        return Finished(job=task.job, status=row.status, reason=row.reason, digest=digest_of(table_of([row])))
+        return finished(task.job, [row])
 
 
 def too_long(seconds: float) -> str:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -28,8 +29,9 @@ from pruneboard.benchmark.executors._ray._code import stage_code
 from pruneboard.benchmark.executors._ray._files import NeededFile, NodeFiles, needed_files
 from pruneboard.benchmark.provenance import origin
 from pruneboard.benchmark.runner import Workbench
-from pruneboard.benchmark.store import RunStore
+from pruneboard.benchmark.store import RunStore, digest_of, table_of
 from pruneboard.benchmark.suites import expand, load_suite
+from rows import job_of, job_rows
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'pruneboard[ray]'"
@@ -473,3 +475,20 @@ def test_a_node_with_another_release_or_other_code_is_named():
         check_greeting(greeting(installed={"mine": "b"}), "x", {"mine": "a"})
     with pytest.raises(PruneboardError, match="it lacks criterion `mine`; install the very package"):
         check_greeting(greeting(), "x", {"mine": "a"})
+
+
+@needs_ray
+def test_the_driver_says_which_rows_it_saved(tmp_path):
+    """So that a run compares them with what lies there at its end, as it does those of local workers."""
+    from pruneboard.benchmark.executors._ray._driver import _Run, _Slot
+
+    store = RunStore(tmp_path)
+    rows = job_rows(key="1" * 64)
+    job = job_of(rows)
+    driver = mock.create_autospec(_Run, instance=True)
+    driver._agenda = mock.Mock(store=store)
+    driver._bench = mock.Mock()
+    event = _Run._store_rows(driver, _Slot("node", None, "working", None), mock.Mock(job=job), rows)
+
+    assert event.digest == digest_of(table_of(rows))
+    assert store.digests("digits", [rows[0].key]) == {rows[0].key: event.digest}

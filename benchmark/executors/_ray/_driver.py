@@ -17,7 +17,7 @@ from pruneboard.benchmark import plugins, provenance
 from pruneboard.benchmark.errors import PruneboardError
 from pruneboard.benchmark.executors._agenda import Agenda, Task
 from pruneboard.benchmark.executors._events import Event, Finished, Returned
-from pruneboard.benchmark.executors._local import MOST_ATTEMPTS, affinity_of, too_long
+from pruneboard.benchmark.executors._local import MOST_ATTEMPTS, affinity_of, finished, too_long
 from pruneboard.benchmark.executors._ray import RayOptions
 from pruneboard.benchmark.executors._ray._cluster import Cluster, connected
 from pruneboard.benchmark.executors._ray._code import stage_code
@@ -274,7 +274,7 @@ class _Run:
         # Of an earlier run on this machine; on the nodes there are none.
         self._bench.checkpoints(task.job).forget(task.job.suite.shots)
         self._agenda.release(task)
-        return Finished(job=task.job, status=rows[0].status, reason=rows[0].reason)
+        return finished(task.job, rows)
 
     def _lost(self, slot: _Slot, how: str) -> Iterator[Event]:
         """Replace a worker that is gone, and give its job out again, unless that was its last attempt."""
@@ -316,11 +316,15 @@ class _Run:
         return task
 
     def _failed(self, task: Task, slot: _Slot, reason: str) -> Finished:
-        row: Row = make_row(task.job, self._bench, status="failed", reason=reason, seconds=None)
         device = slot.greeting.device if slot.greeting else self._device
-        self._agenda.store.save(task.job, [dataclasses.replace(row, device=device, threads=self._options.n_threads)])
+        row: Row = dataclasses.replace(
+            make_row(task.job, self._bench, status="failed", reason=reason, seconds=None),
+            device=device,
+            threads=self._options.n_threads,
+        )
+        self._agenda.store.save(task.job, [row])
         self._agenda.release(task)
-        return Finished(job=task.job, status="failed", reason=reason)
+        return finished(task.job, [row])
 
 
 def check_greeting(greeting: Greeting, code: str, installed: Mapping[str, str]) -> None:
