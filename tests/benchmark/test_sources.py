@@ -130,9 +130,12 @@ def test_outside_a_clone_the_site_shows_the_results_of_this_pruneboard_or_fails(
 
 def test_rows_from_here_change_nothing_of_what_the_front_page_advises(tmp_path, monkeypatch):
     monkeypatch.setattr(_sources, "RunStore", ResultsStore)
-    monkeypatch.setattr(tables, "suite_names", lambda: ("toy",))
-    shutil.copytree(ROOT / "results" / "toy", tmp_path / "results" / "toy")
-    published = ResultsStore(tmp_path / "results").read("toy")
+    monkeypatch.setattr(tables, "suite_names", lambda: ("digits",))
+    (tmp_path / "results" / "digits").mkdir(parents=True)
+    for name in ("random", "magnitude", "taylor"):
+        for end in (".csv", ".jobs.csv"):
+            shutil.copy(ROOT / "results" / "digits" / f"{name}{end}", tmp_path / "results" / "digits")
+    published = ResultsStore(tmp_path / "results").read("digits")
     mine = of(["random"], published).assign(top1=1.0)
     ResultsStore(tmp_path / "runs").write(mine)
     advised, pages = [], []
@@ -141,7 +144,7 @@ def test_rows_from_here_change_nothing_of_what_the_front_page_advises(tmp_path, 
         assert built.returncode == 0, built.stderr
         front = (tmp_path / "_site" / "index.html").read_text()
         advised.append(re.search(r'id="finder-data">(.*?)</script>', front, re.DOTALL)[1])
-        pages.append((tmp_path / "_site" / "suites" / "toy.html").read_text())
+        pages.append((tmp_path / "_site" / "suites" / "digits.html").read_text())
 
     assert advised[1] == advised[0] != advised[2]
     assert "measured here" in pages[1]
