@@ -30,6 +30,12 @@ Runs = Annotated[Path, typer.Option("--runs", help="Run folder to read.")]
 Results = Annotated[Path, typer.Option("--results", help="Folder of published tables.")]
 Local = Annotated[bool, typer.Option("--local", help="Leave the published rows out.")]
 SiteRuns = Annotated[Path | None, typer.Option("--runs", help="Show this run folder's rows beside the published ones.")]
+SiteSuites = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--suite", help="Show rows of this suite file too, beside those of pruneboard's own suites; may be repeated."
+    ),
+]
 SiteOut = Annotated[Path, typer.Option("--out", help="Folder of the site; replaced as a whole.")]
 Workers = Annotated[
     int | None, typer.Option(min=0, help="Worker processes; 0 runs in this one. Default: one per core, or per GPU.")
@@ -545,13 +551,17 @@ def speed(
 
 @site.command()
 def build(
-    runs: SiteRuns = None, results: Results = Path("results"), out: SiteOut = Path("_site"), local: Local = False
+    runs: SiteRuns = None,
+    results: Results = Path("results"),
+    out: SiteOut = Path("_site"),
+    local: Local = False,
+    suite: SiteSuites = None,
 ) -> None:
     """Build the static site from result tables."""
     from pruneboard.benchmark.cli import tables
 
     results = results if local else tables.published_in(results)
-    typer.echo(str(tables.build(runs, results, out, local=local)))
+    typer.echo(str(tables.build(runs, results, out, local=local, suite_files=suite or ())))
 
 
 @site.command()
@@ -560,6 +570,7 @@ def serve(
     results: Results = Path("results"),
     out: SiteOut = Path("_site"),
     local: Local = False,
+    suite: SiteSuites = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 picks a free one.")] = 8000,
     watch: Annotated[
         bool, typer.Option("--watch/--no-watch", help="Build again when a table or a template changes.")
@@ -569,4 +580,5 @@ def serve(
     from pruneboard.benchmark.cli import serving, tables
 
     results = results if local else tables.published_in(results)
-    serving.serve(serving.SiteOptions(runs=runs, results=results, out=out, local=local), port, watch=watch)
+    options = serving.SiteOptions(runs=runs, results=results, out=out, local=local, suite_files=tuple(suite or ()))
+    serving.serve(options, port, watch=watch)

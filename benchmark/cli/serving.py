@@ -31,22 +31,24 @@ class SiteOptions:
         results: published tables.
         out: folder of the site.
         local: leave the published rows out.
+        suite_files: files of suites beside those that come with pruneboard.
     """
 
     runs: Path | None
     results: Path
     out: Path
     local: bool
+    suite_files: tuple[Path, ...] = ()
 
     def build(self) -> Path:
         """Build the site, and return its front page."""
-        return build(self.runs, self.results, self.out, local=self.local)
+        return build(self.runs, self.results, self.out, local=self.local, suite_files=self.suite_files)
 
     @property
     def watched(self) -> tuple[Path, ...]:
-        """Folders whose changes change the site."""
-        folders = (self.results, *([] if self.runs is None else [self.runs]), _SITE)
-        return tuple(folder for folder in folders if folder.is_dir())
+        """Folders and files whose changes change the site."""
+        paths = (self.results, *([] if self.runs is None else [self.runs]), _SITE, *self.suite_files)
+        return tuple(path for path in paths if path.exists())
 
 
 class Builds:

@@ -10,7 +10,7 @@ from pruneboard.benchmark.cards import CardStore
 from pruneboard.benchmark.cli._console import make_console
 from pruneboard.benchmark.cli._sources import Sourced, read_sources
 from pruneboard.benchmark.cli.suite_listing import make_table
-from pruneboard.benchmark.errors import StoreError
+from pruneboard.benchmark.errors import StoreError, SuiteError
 from pruneboard.benchmark.render import (
     Credit,
     Extras,
@@ -100,7 +100,9 @@ def publish(name: str, runs: Path, results: Path) -> None:
         make_console().print(str(path), soft_wrap=True)
 
 
-def build(runs: Path | None, results: Path, out: Path, *, local: bool = False) -> Path:
+def build(
+    runs: Path | None, results: Path, out: Path, *, local: bool = False, suite_files: Sequence[Path] = ()
+) -> Path:
     """Build the site, and return its front page.
 
     Args:
@@ -108,19 +110,21 @@ def build(runs: Path | None, results: Path, out: Path, *, local: bool = False) -
         results: folder of published tables.
         out: folder of the site.
         local: leave the published rows out.
+        suite_files: files of suites beside those that come with pruneboard.
 
     Raises:
-        PruneboardError: a table is damaged, or the site cannot be written.
+        PruneboardError: a table or suite file is damaged, or the site cannot be written.
     """
     # It imports every plugin, and with them torch, which nothing else here needs.
     from pruneboard.benchmark.cli.cataloguing import make_catalogue
 
-    suites = _all_suites()
+    files = _suite_files(suite_files)
+    suites = list(files)
     read = {suite.name: _read(suite, runs, None if local else results) for suite in suites}
     rows = concatenate(found.rows for found in read.values())
     origins = pd.concat([found.rows[["key", "origin"]] for found in read.values()])
     rows = rows.assign(origin=rows["key"].map(origins.drop_duplicates("key").set_index("key")["origin"]))
-    published = {suite.name: load_published(suite, suite_path(suite.name)) for suite in suites}
+    published = {suite.name: load_published(suite, path) for suite, path in files.items()}
     besides = runs is not None and not local
     advice = concatenate(read_sources(suite, None, results).rows for suite in suites) if besides else concatenate([])
     page = build_site(
@@ -142,7 +146,8 @@ def build(runs: Path | None, results: Path, out: Path, *, local: bool = False) -
     found = set() if runs is None else set(RunStore(runs).suites())
     for folder in sorted(found - read.keys()):
         make_console(stderr=True).print(
-            f"note: rows of `{folder}` are not shown, because benchmark/suites/ has no file `{folder}.toml`."
+            f"note: rows of `{folder}` are not shown, because no suite is called so; name its file by `--suite`.",
+            soft_wrap=True,
         )
     if rows.empty:
         make_console(stderr=True).print(f"note: there are no rows of any suite in `{results}`; the site is empty.")
@@ -178,7 +183,25 @@ def rows_of_all_suites(runs: Path | None, results: Path) -> tuple[pd.DataFrame, 
 
 
 def _all_suites() -> list[Suite]:
-    return [load_suite(suite_path(name)) for name in suite_names()]
+    return list(_suite_files())
+
+
+def _suite_files(others: Sequence[Path] = ()) -> dict[Suite, Path]:
+    """Return all suites, each with its file: those that come with pruneboard, and others.
+
+    Raises:
+        SuiteError: a file is no suite, or has the name of another suite.
+    """
+    paths = {path.resolve(): path for path in (*map(suite_path, suite_names()), *others)}
+    found = {path: load_suite(path) for path in paths.values()}
+    named: dict[str, Path] = {}
+    for path, suite in found.items():
+        if named.setdefault(suite.name, path) != path:
+            raise SuiteError(
+                f"each suite must have a name of its own, but `{suite.name}` is that of `{named[suite.name]}` and of "
+                f"`{path}`; give one of them another `name`."
+            )
+    return {suite: path for path, suite in found.items()}
 
 
 def _studies(suite: Suite, runs: Path | None, results: Path, rows: pd.DataFrame) -> list[Study]:

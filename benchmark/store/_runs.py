@@ -377,8 +377,8 @@ def _digests(path: Path, keys: pa.Array) -> dict[str, str]:
     rows, _ = read_table(path)
     rows = rows.filter(pc.is_in(rows["key"].cast(pa.string()), keys))
     firsts = _first_rows(rows)
-    parts = [rows.slice(first, end - first) for first, end in zip(firsts, [*firsts[1:], len(rows)], strict=True)]
-    return {part["key"][0].as_py(): digest_of(part) for part in parts} if len(rows) else {}
+    parts = [rows.slice(first, end - first) for first, end in zip(firsts, [*firsts, len(rows)][1:], strict=True)]
+    return {part["key"][0].as_py(): digest_of(part) for part in parts}
 
 
 def _first_rows(rows: pa.Table) -> list[int]:

@@ -367,17 +367,22 @@ def test_the_site_is_built_from_a_run_and_served(finished):
     folder, _ = finished
     one = ("--model", "digits_vgg", "--criterion", "magnitude", "--workers", 0)
     assert pruneboard_here("run", "digits", *one, cwd=folder).returncode == 0
-    built = pruneboard_here("site", "build", "--runs", "runs", cwd=folder)
+    built = pruneboard_here("site", "build", "--runs", "runs", "--local", cwd=folder)
     assert built.returncode == 0, built.stderr
     assert built.stdout.strip() == "_site/index.html"
-    assert "rows of `small` are not shown" in built.stderr
-    with start_pruneboard("site", "serve", "--runs", "runs", "--port", 0, cwd=folder) as server:
+    (said,) = (line for line in built.stderr.splitlines() if "small" in line)
+    assert said == "note: rows of `small` are not shown, because no suite is called so; name its file by `--suite`."
+    options = ("--runs", "runs", "--local", "--suite", "small.toml")
+    with start_pruneboard("site", "serve", *options, "--port", 0, cwd=folder) as server:
         address = server.stdout.readline().split()[0]
-        with urllib.request.urlopen(f"{address}suites/digits.html", timeout=60) as response:
-            page = response.read().decode()
+        page, own = (
+            urllib.request.urlopen(f"{address}suites/{name}.html", timeout=60).read().decode()
+            for name in ("digits", "small")
+        )
         press_ctrl_c(server)
         server.communicate(timeout=60)
 
     assert "magnitude" in page
     assert "measured here" in page
+    assert "taylor" in own
     assert server.returncode == 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 
 import pandas as pd
@@ -282,6 +283,9 @@ def test_the_status_file_says_how_a_run_stands(tmp_path):
     status = json.loads(path.read_text())
 
     assert done.returncode == 0
+    (last,) = (line for line in done.stdout.splitlines() if line.startswith("[2/2] "))
+    assert re.search(r": ok; all done in \d.*$", last)
+    assert " left" not in last
     assert status["run"] == path.stem
     fixed = {name: status[name] for name in ("format", "suite", "state", "n_jobs", "n_before", "n_elsewhere", "counts")}
     assert fixed == {

@@ -1,8 +1,13 @@
+import re
+import shutil
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 import synthetic
-from pruneboard.benchmark.cli import _sources
+from commands import ROOT, pruneboard_here
+from pruneboard.benchmark.cli import _sources, tables
 from pruneboard.benchmark.cli._sources import read_sources
 from pruneboard.benchmark.schema import display_name
 from pruneboard.benchmark.stats import area_under_curve, summarise
@@ -106,3 +111,41 @@ def test_names_of_lines_are_readable():
     assert display_name("lrp_tuned (here)") == "lrp (tuned) (here)"
     assert display_name("taylor (here)") == "taylor (here)"
     assert display_name("lrp_tuned") == "lrp (tuned)"
+
+
+def test_outside_a_clone_the_site_shows_the_results_of_this_pruneboard_or_fails(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tables.published_in(Path("results")) == ROOT / "results"
+    misspelt = pruneboard_here("site", "build", "--results", "reslts", cwd=tmp_path)
+    monkeypatch.setattr(tables, "_PROJECT", tmp_path)
+    without = pruneboard_here("site", "build", cwd=tmp_path)
+
+    for done, name in ((misspelt, "reslts"), (without, "results")):
+        assert done.returncode == 2
+        assert " ".join(done.stderr.split()).startswith(
+            f"error: a site needs published tables, but there is no folder `{name}`; name it by `--results`"
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_from_here_change_nothing_of_what_the_front_page_advises(tmp_path, monkeypatch):
+    monkeypatch.setattr(_sources, "RunStore", ResultsStore)
+    monkeypatch.setattr(tables, "suite_names", lambda: ("digits",))
+    (tmp_path / "results" / "digits").mkdir(parents=True)
+    for name in ("random", "magnitude", "taylor"):
+        for end in (".csv", ".jobs.csv"):
+            shutil.copy(ROOT / "results" / "digits" / f"{name}{end}", tmp_path / "results" / "digits")
+    published = ResultsStore(tmp_path / "results").read("digits")
+    mine = of(["random"], published).assign(top1=1.0)
+    ResultsStore(tmp_path / "runs").write(mine)
+    advised, pages = [], []
+    for options in ((), ("--runs", "runs"), ("--runs", "runs", "--local")):
+        built = pruneboard_here("site", "build", *options, cwd=tmp_path)
+        assert built.returncode == 0, built.stderr
+        front = (tmp_path / "_site" / "index.html").read_text()
+        advised.append(re.search(r'id="finder-data">(.*?)</script>', front, re.DOTALL)[1])
+        pages.append((tmp_path / "_site" / "suites" / "digits.html").read_text())
+
+    assert advised[1] == advised[0] != advised[2]
+    assert "measured here" in pages[1]
+    assert pages[1] != pages[0]

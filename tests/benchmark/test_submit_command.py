@@ -88,6 +88,22 @@ def test_tables_and_card_are_written_and_valid_and_the_pull_request_is_opened(fo
     assert "git add -- results/small/elsewhere.csv" in there.stdout
 
 
+def test_what_an_unclean_checkout_measured_is_measured_again_by_a_clean_one(folder, monkeypatch):
+    """The documented order: a criterion is run before it is committed, and handed in afterwards."""
+    with monkeypatch.context() as unclean:
+        unclean.setattr(provenance, "commit", lambda: ("a" * 40, False))
+        options = ("--criterion", "./elsewhere.py", "--workers", 0)
+        assert pruneboard_here("run", "small", *options, cwd=folder).returncode == 0
+        again = pruneboard_here("run", "small", *options, cwd=folder)
+    done = submit(folder, *SAID)
+    card = json.loads((folder / "results" / "small" / "elsewhere.card.json").read_text())
+
+    assert "4 done before, 0 to run" in again.stdout, "nothing is gained by measuring it like that once more"
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 done before, 4 to run" in done.stdout
+    assert card["clean"] is True
+
+
 def test_a_pull_request_that_cannot_be_opened_leaves_valid_results_and_says_what_is_left(folder, repository):
     """A branch that is there already, as after the second time."""
     subprocess.run(["git", "commit", "--quiet", "--allow-empty", "--message", "a"], cwd=folder, check=True)
