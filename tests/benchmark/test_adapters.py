@@ -23,7 +23,7 @@ from pruneboard.benchmark.adapters import (
 )
 from pruneboard.benchmark.api import Batch, Context, CriterionError, Unsupported
 from pruneboard.benchmark.contract import check_criterion, failures
-from pruneboard.benchmark.plugins import criteria, criteria_of_file
+from pruneboard.benchmark.plugins import criteria, criteria_of_file, own_criterion
 from pruneboard.benchmark.units import find_layers
 
 LABELS = torch.tensor([3, 0, 7, 3, 9])
@@ -226,7 +226,7 @@ def test_the_examples_of_the_page_keep_the_contract(example, tmp_path, monkeypat
     monkeypatch.setenv("PRUNEBOARD_PLUGINS", "")
     (tmp_path / "example.py").write_text(f'"""An example."""\n\n{example}')
     (name,) = criteria_of_file(tmp_path / "example.py")
-    outcomes = check_criterion(criteria().get(name), ["vgg", "resnet"])
+    outcomes = check_criterion(own_criterion(name), ["vgg", "resnet"])
 
     assert failures(outcomes) == []
     assert {one.status for one in outcomes if one.check == "scores"} == {"passed"}
