@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 from pruneboard.benchmark.workers import Stop
 
+_MOST_SECONDS = 30.0
+"""How long a run that drops its jobs gets to end in good order."""
+
 
 class Terminated(KeyboardInterrupt):
     """The run was told to end by SIGTERM or SIGHUP."""
@@ -37,6 +40,9 @@ class Interruption:
             self.stop.finishes = True
             return
         self.stop.drops = True
+        # By the system, which no code that swallows exceptions, and no pipe that nobody reads, keeps from it.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, _MOST_SECONDS)
         self.terminated = number != signal.SIGINT
         if not self.in_workers:
             raise Terminated if self.terminated else KeyboardInterrupt
@@ -55,5 +61,6 @@ class Interruption:
         try:
             yield
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -115,13 +115,19 @@ def build(
     Raises:
         PruneboardError: a table or suite file is damaged, or the site cannot be written.
     """
-    # It imports every plugin, and with them torch, which nothing else here needs.
-    from pruneboard.benchmark.cli.cataloguing import make_catalogue
-
     files = _suite_files(suite_files)
     suites = list(files)
     read = {suite.name: _read(suite, runs, None if local else results) for suite in suites}
     rows = concatenate(found.rows for found in read.values())
+    if rows.empty:
+        looked = " or ".join(f"`{folder}`" for folder in (None if local else results, runs) if folder is not None)
+        raise StoreError(
+            f"a site needs rows, but there are none of any suite in {looked or 'no folder'}; name a folder that has "
+            "some by `--results` or `--runs`."
+        )
+    # It imports every plugin, and with them torch, which nothing else here needs.
+    from pruneboard.benchmark.cli.cataloguing import make_catalogue
+
     origins = pd.concat([found.rows[["key", "origin"]] for found in read.values()])
     rows = rows.assign(origin=rows["key"].map(origins.drop_duplicates("key").set_index("key")["origin"]))
     published = {suite.name: load_published(suite, path) for suite, path in files.items()}
@@ -149,8 +155,6 @@ def build(
             f"note: rows of `{folder}` are not shown, because no suite is called so; name its file by `--suite`.",
             soft_wrap=True,
         )
-    if rows.empty:
-        make_console(stderr=True).print(f"note: there are no rows of any suite in `{results}`; the site is empty.")
     return page
 
 
@@ -160,12 +164,16 @@ def published_in(results: Path) -> Path:
     Raises:
         StoreError: there is none.
     """
-    for folder in (results, _PROJECT / "results") if results == Path("results") else (results,):
-        if folder.is_dir():
-            return folder
+    if results != Path("results"):
+        folders = [results] if results.is_dir() else []
+    else:
+        # A folder of this name may be of something else.
+        folders = [folder for folder in (results, _PROJECT / "results") if any(folder.glob("*/*.jobs.csv"))]
+    if folders:
+        return folders[0]
     raise StoreError(
-        f"a site needs published tables, but there is no folder `{results}`; name it by `--results`, or show the rows "
-        "of a run folder alone by `--runs` and `--local`."
+        f"a site needs published tables, but `{results}` holds none; name their folder by `--results`, or show the "
+        "rows of a run folder alone by `--runs` and `--local`."
     )
 
 

@@ -50,7 +50,7 @@ class Extras:
         catalogue: what is registered.
         credits: who handed in what, by registered name of the criterion.
         stale: rows that the present version of a suite has left behind, which are listed and never ranked.
-        advice: rows that the front page's finder is made of; None for all of the site's.
+        advice: rows that the front page's finder and its ranking across networks rest on; None for all of the site's.
     """
 
     published: Mapping[str, Sequence[PublishedPoint]] = dataclasses.field(default_factory=dict)
@@ -137,7 +137,7 @@ def _write(
         write.text(f"data/areas/{page.view.suite.name}.js", areas_script(page.view.suite.name, page.view.areas))
         _write_suite(page, write, drawn, extras)
     _write_entries(shown, pages, write, extras)
-    _write_index(shown, extras.advice, pages, write, drawn)
+    _write_index(shown, extras.advice, pages, write)
     _write_rest(shown, pages, write, extras)
     _write_claims(rows, pages, write)
 
@@ -235,26 +235,21 @@ def _write_entries(shown: pd.DataFrame, pages: Sequence[_SuitePage], write: _Wri
     write("models.html", "models.html", models=models)
 
 
-def _write_index(
-    shown: pd.DataFrame,
-    advice: pd.DataFrame | None,
-    pages: Sequence[_SuitePage],
-    write: _Writer,
-    drawn: Sequence[Style],
-) -> None:
-    tags = {line.criterion: line.needs for page in pages for section in page.view.sections for line in section.lines}
+def _write_index(shown: pd.DataFrame, advice: pd.DataFrame | None, pages: Sequence[_SuitePage], write: _Writer) -> None:
+    views = [page.view for page in pages]
     if advice is not None:
-        # Of a criterion that has no page there is nothing to look up.
-        shown = with_display_names(advice)
-        shown = shown.loc[shown["criterion"].isin(tags)]
-    groups = finder_data(shown, [page.view.suite for page in pages], tags)
-    families = {style.criterion: style.family for style in drawn}
+        shown = with_display_names(advice.sort_values(_ORDER, kind="stable", ignore_index=True))
+        views = [view_suite(shown.loc[shown["suite"] == view.suite.name], view.suite, view.source) for view in views]
+    tags = {line.criterion: line.needs for view in views for section in view.sections for line in section.lines}
+    groups = finder_data(shown, [view.suite for view in views], tags)
+    families = {style.criterion: style.family for style in styles(shown)}
     write(
         "index.html",
         "index.html",
         finder=embed_json({"groups": groups, "families": families}),
         n_groups=len(groups),
-        overall=view_overall([page.view for page in pages]),
+        overall=view_overall(views),
+        published_only=advice is not None,
     )
 
 

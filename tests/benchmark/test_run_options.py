@@ -4,6 +4,10 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
+import textwrap
+import time
 
 import pandas as pd
 import pytest
@@ -14,7 +18,7 @@ from pruneboard.benchmark.cli import _signals, running
 from pruneboard.benchmark.cli._estimates import Forecast, past_seconds, read_past_seconds
 from pruneboard.benchmark.cli._quantities import format_seconds, parse_bytes, parse_seconds
 from pruneboard.benchmark.errors import PruneboardError, StoreError
-from pruneboard.benchmark.executors import devices_for
+from pruneboard.benchmark.executors import Agenda, _local, devices_for
 from pruneboard.benchmark.runner import Workbench
 from pruneboard.benchmark.schema import Job
 from pruneboard.benchmark.store import RunStore
@@ -127,6 +131,65 @@ def test_in_this_process_the_first_signal_drops_the_job():
         with interruption.heard(), pytest.raises(kind):
             os.kill(os.getpid(), number)
         assert interruption.stop.drops
+
+
+STUCK = {
+    "swallows": "while True:\n    try:\n        time.sleep(600)\n    except BaseException:\n        pass",
+    "blocked": "while True:\n    os.write(1, bytes(10**6))",
+}
+
+
+@pytest.mark.parametrize("how", STUCK)
+@pytest.mark.parametrize("in_workers", [False, True])
+def test_a_run_that_is_stuck_ends_all_the_same(how, in_workers):
+    """What swallows every exception, or writes to a pipe that nobody reads, outlives no SIGTERM."""
+    code = f"""
+import os, time
+from pruneboard.benchmark.cli import _signals
+_signals._MOST_SECONDS = 0.5
+with _signals.Interruption(in_workers={in_workers}).heard():
+    os.write(2, b"ready")
+{textwrap.indent(STUCK[how], "    ")}
+"""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr.read(5) == b"ready"
+        process.terminate()
+        # Where the signal raises, a write that nothing catches ends by the exception before.
+        assert process.wait(timeout=60) in (-signal.SIGALRM, 1)
+
+
+STAGES = {
+    "looks_for_what_it_needs": (running, "_make_ready"),
+    "reads_earlier_times": (running, "read_past_seconds"),
+    "plans": (running, "plan"),
+    "claims_jobs": (Agenda, "admit"),
+    "measures": (_local, "run_job"),
+    "saves": (RunStore, "save"),
+    "folds": (RunStore, "fold"),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_sigterm_ends_a_run_at_every_stage(tmp_path, monkeypatch, stage):
+    write_suite(tmp_path, models=SMALL, criteria=["random"], seeds=[0])
+    place, name = STAGES[stage]
+
+    def hang(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    with monkeypatch.context() as changed:
+        changed.setattr(place, name, hang)
+        before = time.monotonic()
+        done = pruneboard_here("run", "small.toml", "--workers", 0, cwd=tmp_path)
+        assert time.monotonic() - before < 50
+    assert done.returncode == 143, done.stdout + done.stderr
+    assert "the same command continues" in done.stdout
+    assert not list(tmp_path.glob("runs/small/claims/*"))
+    again = pruneboard_here("run", "small.toml", "--workers", 0, cwd=tmp_path)
+    assert again.returncode == 0
+    assert RunStore(tmp_path / "runs").read("small")["key"].nunique() == 1
 
 
 def test_a_signal_that_nohup_ignores_stays_ignored():

@@ -123,7 +123,7 @@ def test_outside_a_clone_the_site_shows_the_results_of_this_pruneboard_or_fails(
     for done, name in ((misspelt, "reslts"), (without, "results")):
         assert done.returncode == 2
         assert " ".join(done.stderr.split()).startswith(
-            f"error: a site needs published tables, but there is no folder `{name}`; name it by `--results`"
+            f"error: a site needs published tables, but `{name}` holds none; name their folder by `--results`"
         )
     assert list(tmp_path.iterdir()) == []
 
