@@ -5,6 +5,7 @@ answers one request, so whatever a plugin does to its process, or leaves behind,
 """
 
 import contextlib
+import faulthandler
 import os
 import select
 import signal
@@ -52,6 +53,7 @@ def main() -> None:
         os.set_blocking(descriptor, False)
     signal.set_wakeup_fd(wakes)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     os.write(taken, f"{READY}\n".encode())
     with os.fdopen(given, "rb", buffering=0) as requests:
         while line := requests.readline():
@@ -95,6 +97,9 @@ def _begin_child(descriptors: tuple[int, ...]) -> None:
     for descriptor in descriptors:
         os.close(descriptor)
     os.setsid()
+    # A pool asks so where a job is that takes too long.
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)
 
 
 def _answer(folder: Path) -> NoReturn:

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar, cast
 from pruneboard.benchmark.errors import PruneboardError
 from pruneboard.benchmark.workers._channel import Channel, ChannelError
 from pruneboard.benchmark.workers._log import TaskLog
-from pruneboard.benchmark.workers._tree import adopt_orphans, kill_descendants, kill_tree
+from pruneboard.benchmark.workers._tree import adopt_orphans, descendants, kill_descendants, kill_tree
 from pruneboard.benchmark.workers._work import Body, Cause, Report
 
 T = TypeVar("T")
@@ -160,8 +160,10 @@ class Worker(Generic[T, R]):
         """Have a worker that is about to be ended print where it is, into its log."""
         if self._log is None or not self.is_ready:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGUSR1)
+        # A criterion from elsewhere runs below it.
+        for pid in (self.pid, *(process.pid for process in descendants(self.pid))):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR1)
         end = time.monotonic() + _STACK_SECONDS
         while (left := end - time.monotonic()) > 0 and self.output is not None:
             multiprocessing.connection.wait([self.output], timeout=left)

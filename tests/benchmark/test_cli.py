@@ -1,6 +1,5 @@
 import re
 import shutil
-import sys
 import urllib.request
 
 import pytest
@@ -8,8 +7,6 @@ import safetensors.torch
 import torch
 
 from commands import press_ctrl_c, pruneboard, pruneboard_here, start_pruneboard, wait_until, write_suite
-from pruneboard import models as pruneboard_models
-from pruneboard.benchmark import plugins
 from pruneboard.benchmark.assets import tensors_digest
 from pruneboard.benchmark.cli.running import RunOptions, run_jobs
 from pruneboard.benchmark.errors import SuiteError
@@ -298,20 +295,16 @@ def test_train_repeats_a_recipe_and_replaces_nothing_unasked(tmp_path):
 @pytest.fixture
 def quick_moons(tmp_path, monkeypatch):
     """A folder, and in it a model `quick_moons` like `toy_moons` that is trained for three epochs only."""
-    folder = tmp_path / "plugins"
-    folder.mkdir()
-    (folder / "quick.py").write_text(
+    file = tmp_path / "quick.py"
+    file.write_text(
         "import dataclasses\n"
         "from pruneboard.models.toy_mlp import toy_moons\n"
         "recipe = dataclasses.replace(toy_moons.recipe, epochs=3)\n"
         "quick_moons = dataclasses.replace(toy_moons, name='quick_moons', recipe=recipe)\n"
         "del toy_moons\n"
     )
-    monkeypatch.setattr(pruneboard_models, "__path__", [*pruneboard_models.__path__, str(folder)])
-    plugins._models.cache_clear()
-    yield tmp_path
-    plugins._models.cache_clear()
-    sys.modules.pop("pruneboard.models.quick", None)
+    monkeypatch.setenv("PRUNEBOARD_PLUGINS", str(file))
+    return tmp_path
 
 
 def test_networks_that_are_not_shipped_are_trained_once_and_compared_with_published_numbers(quick_moons):

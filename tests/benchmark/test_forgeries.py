@@ -130,7 +130,7 @@ def test_what_is_read_as_text_is_what_is_registered():
         criterion, found = registry.get(name), declared[name]
         said = (criterion.version, criterion.family, criterion.needs, criterion.source)
         assert (found.version, found.family, found.needs, found.source) == said
-        assert found.digest == plugins.criterion_digest(type(criterion))
+        assert found.digest == plugins.criterion_digest(criterion)
 
 
 @pytest.mark.parametrize(

@@ -427,7 +427,7 @@ from pruneboard import criteria as criteria_package
 from pruneboard.benchmark import plugins, provenance
 from pruneboard.benchmark.executors._ray._code import running_digest
 names = plugins.criteria().names()
-digests = [plugins.criterion_digest(type(plugins.criteria().get(name))) for name in names]
+digests = [plugins.criterion_digest(plugins.criteria().get(name)) for name in names]
 print(json.dumps([running_digest(), provenance.__file__, provenance.commit(), provenance.versions(), digests]))
 """
     done = subprocess.run(
