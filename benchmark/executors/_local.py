@@ -12,7 +12,7 @@ from pruneboard.benchmark import plugins
 from pruneboard.benchmark.discovery import Source
 from pruneboard.benchmark.executors._agenda import Agenda, Task
 from pruneboard.benchmark.executors._events import Event, Finished, Returned
-from pruneboard.benchmark.foreign import Description
+from pruneboard.benchmark.foreign import Description, fork_server
 from pruneboard.benchmark.runner import Workbench, make_row, run_job
 from pruneboard.benchmark.schema import Job, Precision, Row
 from pruneboard.benchmark.store import RunStore, digest_of, table_of
@@ -159,6 +159,9 @@ class _JobBody:
 
     def begin(self, slot: int) -> Callable[[Task], Iterator[Event]]:
         plugins.know(self.known)
+        if any(found.criteria for found in self.known.values()):
+            # Starting it is no part of a job, whose time may be limited.
+            fork_server().await_ready()
         torch.set_num_threads(self.n_threads)
         # What it prints goes to the log of its task.
         _LOGGER.addHandler(logging.StreamHandler())

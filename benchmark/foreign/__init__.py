@@ -16,7 +16,7 @@ from pruneboard.benchmark.foreign._exchange import (
     read_request,
     write_reply,
 )
-from pruneboard.benchmark.foreign._server import READY
+from pruneboard.benchmark.foreign._server import READY, fork_server
 
 __all__ = [
     "READY",
@@ -27,6 +27,7 @@ __all__ = [
     "Reply",
     "Request",
     "describe",
+    "fork_server",
     "named_scores",
     "read_payload",
     "read_reply",

@@ -54,10 +54,13 @@ class ForkServer:
             self.end()
             raise
 
-    def _run(self, folder: Path, seconds: float | None) -> str:
+    def await_ready(self) -> None:
+        """Wait until it has imported the engine, which takes its time, and not the plugin's."""
         if not self._is_ready:
-            # Importing the engine takes its time, which is not the plugin's.
             self._is_ready = self._line(None) == READY
+
+    def _run(self, folder: Path, seconds: float | None) -> str:
+        self.await_ready()
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.write(f"{folder}\n".encode())

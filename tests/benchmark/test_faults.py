@@ -143,12 +143,13 @@ def test_two_runs_at_once_share_the_jobs_and_do_none_twice(tmp_path, undisturbed
     assert not list((tmp_path / "runs" / "small" / "claims").iterdir())
 
 
+@pytest.mark.slow
 def test_what_misbehaves_costs_itself_only(tmp_path):
     """A hang, a daemon that outlives its job, megabytes of output, a crash, much memory, and what cannot be caught."""
     ways = ["hangs", "killed", "forks", "patches", "daemon", "prints", "segfaults", "eats", "base", "exits"]
     criteria = ["magnitude", *(f"bad_{way}" for way in ways), "random"]
     write(tmp_path, models={"digits_vgg": ["filters"]}, criteria=criteria, seeds=[0])
-    options = ("--workers", 2, "--time-limit", "15s", "--memory-limit", "1.3GB")
+    options = ("--workers", 2, "--time-limit", "40s", "--memory-limit", "2GB")
     done = pruneboard("run", "small.toml", *options, cwd=tmp_path, env=EXTRA)
     rows = RunStore(tmp_path / "runs").read("small").drop_duplicates("key").set_index("criterion")
     reasons = {way: rows.loc[f"bad_{way}", "reason"] for way in ways}
@@ -157,12 +158,10 @@ def test_what_misbehaves_costs_itself_only(tmp_path):
     assert done.returncode == 1, done.stdout + done.stderr
     assert {name for name, status in rows["status"].items() if status == "ok"} == {"magnitude", "random", "bad_daemon"}
     assert reasons["hangs"] == (
-        "a job must end within the time limit of 15 s, but this one had not; raise `--time-limit` if it only needs "
+        "a job must end within the time limit of 40 s, but this one had not; raise `--time-limit` if it only needs "
         "longer."
     )
-    assert reasons["eats"].startswith(
-        "a worker must hold less than the memory limit of 1.3 GB, but in this job it held "
-    )
+    assert reasons["eats"].startswith("a worker must hold less than the memory limit of 2 GB, but in this job it held ")
     died = "a plugin must return what it is asked for, but its process died with {} before it did."
     assert reasons["killed"] == died.format("signal SIGKILL")
     assert reasons["forks"] == died.format("exit code 3")

@@ -157,7 +157,7 @@ class Misbehaving(Criterion):
             case "base":
                 raise Unstoppable("whatever you catch")
             case "eats":
-                _eaten.append(torch.ones(2**30 // 4))
+                _eaten.append(torch.ones(2**31 // 4))
                 time.sleep(600)
             case "big_batch":
                 if context.batch_size > 3:
