@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from pruneboard.benchmark.cli._signals import Interruption, Terminated
 from pruneboard.benchmark.cli._status import StatusFile
 from pruneboard.benchmark.cli.training import train_with_progress
 from pruneboard.benchmark.data import look_for_dataset
-from pruneboard.benchmark.errors import AssetError, ModelError, PruneboardError, SuiteError
+from pruneboard.benchmark.errors import AssetError, PruneboardError, SuiteError
 from pruneboard.benchmark.executors import (
     Agenda,
     Claims,
@@ -39,6 +40,7 @@ from pruneboard.benchmark.executors import (
     run_on_ray,
     threads_for,
 )
+from pruneboard.benchmark.networks import check_network
 from pruneboard.benchmark.provenance import resolve_device
 from pruneboard.benchmark.runner import Workbench
 from pruneboard.benchmark.schema import Job, Precision
@@ -339,18 +341,9 @@ def make_plugins_ready(jobs: Sequence[Job], bench: Workbench, console: Console) 
             console.print(f"{model.name} has no weights on this machine yet; they are trained once and kept.")
             # On the CPU wherever the jobs run, so that the same kind of machine gives the same weights.
             train_with_progress(model, model.made_file, torch.device("cpu"), console)
-        network = model.load()
-        try:
-            with torch.no_grad():
-                logits = network(torch.zeros(1, *model.input_size))
-        # How a network refuses images is its own affair; timm's transformers assert their size.
-        except (AssertionError, RuntimeError) as error:
-            size = " x ".join(map(str, model.input_size))
-            reason = " ".join(str(error).split())
-            raise ModelError(
-                f"`{model.name}` must take images of {size}, but {reason}; correct its `input_size`."
-            ) from error
-        bench.check_outputs(job, logits)
+        # A made-up image, as not all commands may open the evaluation split; not a black one, which has no norm.
+        ramp = torch.linspace(0, 1, math.prod(model.input_size)).view(1, *model.input_size)
+        bench.check_outputs(job, check_network(model.name, model.load(), model.normalise(ramp)))
 
 
 def _has_made_weights(model: Model) -> bool:

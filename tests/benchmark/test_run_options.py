@@ -12,8 +12,10 @@ import time
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from commands import pruneboard_here, write_suite
+from pruneboard.benchmark.api import Model
 from pruneboard.benchmark.cli import _signals, running
 from pruneboard.benchmark.cli._estimates import Forecast, past_seconds, read_past_seconds
 from pruneboard.benchmark.cli._quantities import format_seconds, parse_bytes, parse_seconds
@@ -307,6 +309,18 @@ def test_a_dry_run_tells_what_would_run_and_touches_nothing(tmp_path):
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     fresh = pruneboard_here("run", "small.toml", "--dry-run", "--fresh", cwd=tmp_path)
     assert "0 done, 9 to run" in fresh.stdout
+
+
+def test_a_network_whose_output_is_no_table_of_logits_is_named_before_any_job(tmp_path, monkeypatch):
+    class Answers(nn.Module):
+        def forward(self, images):
+            return {"logits": images.flatten(1)[:, :10]}
+
+    monkeypatch.setattr(Model, "load", lambda _: Answers())
+    write_suite(tmp_path, models=SMALL, criteria=["magnitude"])
+    done = pruneboard_here("run", "small.toml", "--workers", 2, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "must return its logits, float32 (1, n_classes) for 1 images, but `digits_vgg` returns a dict" in done.stderr
 
 
 def test_a_dry_run_looks_for_data_and_weights(tmp_path):
