@@ -30,6 +30,10 @@ def clean_reason(error: BaseException) -> str:
     # The message of a foreign exception is foreign code as well, and may even end the process.
     except BaseException as failure:  # noqa: BLE001
         message = f"its message cannot be read: {type(failure).__name__}"
-    text = message[: 10 * _LONGEST_REASON].encode("utf-8", "replace").decode()
-    printable = "".join(character if character.isprintable() else " " for character in text)
-    return " ".join(printable.split())[:_LONGEST_REASON]
+    return printable(message, _LONGEST_REASON)
+
+
+def printable(text: str, longest: int) -> str:
+    """Return a text as one short line of characters that can be printed."""
+    begin = text[: 10 * longest].encode("utf-8", "replace").decode()
+    return " ".join("".join(c if c.isprintable() else " " for c in begin).split())[:longest]

@@ -9,11 +9,10 @@ from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
 from pruneboard.benchmark.errors import ModelError
+from pruneboard.benchmark.failures import describe_error
 
 _TOLERANCE = 1e-3
 """How far logits may differ with the images that are computed together, as a fraction of the largest."""
-
-_LONGEST_REASON = 300
 
 
 def make_plain(network: nn.Module) -> nn.Module:
@@ -89,9 +88,9 @@ def _logits(name: str, network: nn.Module, images: Tensor) -> Tensor:
         output = network(images.clone())
     # A network is foreign code.
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON]
         raise ModelError(
-            f"a network must take images of its `input_size`, but `{name}` fails on {tuple(images.shape)}: {reason}"
+            f"a network must take images of its `input_size`, but `{name}` fails on {tuple(images.shape)}: "
+            f"{describe_error(error)}"
         ) from error
     if (
         not isinstance(output, Tensor)

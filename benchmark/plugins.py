@@ -17,7 +17,7 @@ from pruneboard.benchmark.discovery import Source
 from pruneboard.benchmark.errors import PluginError, PruneboardError
 from pruneboard.benchmark.foreign import Description, ForeignCriterion, describe
 from pruneboard.benchmark.registry import Registry
-from pruneboard.benchmark.schema import FAMILIES, TUNED_SUFFIX, Job, Needs, digest
+from pruneboard.benchmark.schema import FAMILIES, TUNED_SUFFIX, Job, Needs, as_hashable, digest
 
 BUILTIN = "builtin"
 """Origin of the project's own plugins."""
@@ -250,11 +250,6 @@ def criterion_of(job: Job) -> Criterion:
         return criteria().get(job.criterion)
     parameters = {name: as_hashable(value) for name, value in json.loads(job.tuned.parameters).items()}
     return with_parameters(criteria().get(job.tuned.base), job.criterion, parameters)
-
-
-def as_hashable(value: Any) -> Any:
-    """Return a value read from JSON with its lists as tuples, as a parameter of a frozen dataclass has them."""
-    return tuple(map(as_hashable, value)) if isinstance(value, list) else value
 
 
 def _check_declared(criterion: Criterion | type[Criterion], code: str) -> None:

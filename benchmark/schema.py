@@ -463,3 +463,8 @@ def _columns() -> tuple[Column, ...]:
 
 COLUMNS: tuple[Column, ...] = _columns()
 """Every column in file order."""
+
+
+def as_hashable(value: Any) -> Any:
+    """Return a value read from JSON with its lists as tuples, as a parameter of a frozen dataclass has them."""
+    return tuple(map(as_hashable, value)) if isinstance(value, list) else value

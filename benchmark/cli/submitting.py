@@ -1,7 +1,6 @@
 """The command that hands in a criterion: measured, checked, written, validated, and how to open the pull request."""
 
 import importlib.metadata
-import inspect
 import shlex
 import shutil
 import subprocess
@@ -131,7 +130,7 @@ def _statement(name: str, options: SubmitOptions) -> Statement:
             f"a submission must say who made `{name}`, under which licence, and where others get the code; give "
             f"{' and '.join(f'`{option}`' for option in missing)}."
         )
-    summary = (inspect.getdoc(type(criterion)) or "").partition("\n")[0]
+    summary = plugins.documentation(criterion).partition("\n")[0]
     statement = Statement(author=author, licence=licence, url=url, code=code, summary=summary)
     # What would be refused at the end is said before anything runs.
     if (fault := next(statement_faults(statement), None) or reference_fault(criterion.source)) is not None:

@@ -12,7 +12,8 @@ from pruneboard.benchmark.api import Context, Criterion, Scores, SearchSpace
 from pruneboard.benchmark.checks import check_scores
 from pruneboard.benchmark.discovery import Source
 from pruneboard.benchmark.errors import ForeignError
-from pruneboard.benchmark.foreign._exchange import Request, ask, number
+from pruneboard.benchmark.foreign._exchange import Request, Task, ask, number
+from pruneboard.benchmark.schema import as_hashable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,9 +139,9 @@ class ForeignCriterion(Criterion):
         space = ask(self._request("space"), _sent(context)).content
         if not all(isinstance(values, list) for values in space.values()):
             raise ForeignError("a search space must give each parameter a list of values; correct it.")
-        return {str(name): tuple(values) for name, values in space.items()}
+        return {str(name): as_hashable(values) for name, values in space.items()}
 
-    def _request(self, task: Any, shots: Sequence[int] = ()) -> Request:
+    def _request(self, task: Task, shots: Sequence[int] = ()) -> Request:
         if self.origin.digest() != self.digest:
             raise ForeignError(
                 f"the source of a criterion must stay as it was when the run began, but that of `{self.name}` "

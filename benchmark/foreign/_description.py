@@ -7,8 +7,10 @@ from typing import Any
 
 from pruneboard.benchmark.discovery import Source
 from pruneboard.benchmark.errors import ForeignError, PluginError
+from pruneboard.benchmark.failures import printable
 from pruneboard.benchmark.foreign._criterion import Facts, ForeignCriterion
-from pruneboard.benchmark.foreign._exchange import Request, ask, printable
+from pruneboard.benchmark.foreign._exchange import Request, ask
+from pruneboard.benchmark.schema import as_hashable
 
 IMPORT_SECONDS = 120.0
 """Time that importing a plugin may take."""
@@ -62,8 +64,4 @@ def _facts(document: Mapping[str, Any]) -> tuple[Facts, dict[str, Any]]:
     for known in dataclasses.fields(Facts):
         if type(getattr(facts, known.name)) is not known.type:
             raise TypeError(f"`{known.name}` is {getattr(facts, known.name)!r:.80}")
-    return facts, {str(name): _as_hashable(value) for name, value in parameters.items()}
-
-
-def _as_hashable(value: Any) -> Any:
-    return tuple(map(_as_hashable, value)) if isinstance(value, list) else value
+    return facts, {str(name): as_hashable(value) for name, value in parameters.items()}

@@ -23,6 +23,7 @@ from torch import Tensor
 from pruneboard.benchmark import discovery
 from pruneboard.benchmark.discovery import Source
 from pruneboard.benchmark.errors import ForeignError, Unsupported
+from pruneboard.benchmark.failures import printable
 from pruneboard.benchmark.foreign._server import fork_server
 
 Task = Literal["describe", "score", "space"]
@@ -203,12 +204,6 @@ def read_reply(folder: Path, n_values: int) -> Reply | None:
     if not is_plain:
         raise ForeignError("the reply of a plugin's process must hold plain values; let it leave the engine alone.")
     return dataclasses.replace(reply, reason=printable(reply.reason, 1000), trace=reply.trace[:_MOST_TEXT])
-
-
-def printable(text: str, longest: int) -> str:
-    """Return a foreign text as one short line of what can be printed."""
-    clean = "".join(character if character.isprintable() else " " for character in text)
-    return " ".join(clean.split())[:longest]
 
 
 def number(value: Any, what: str) -> float:

@@ -10,8 +10,7 @@ from typing import Literal, get_args
 
 import optuna
 
-from pruneboard.benchmark.plugins import as_hashable
-from pruneboard.benchmark.schema import digest
+from pruneboard.benchmark.schema import as_hashable, digest
 from pruneboard.benchmark.studies import Trial
 from pruneboard.benchmark.tune._space import Configuration, Space, as_text
 

@@ -12,7 +12,7 @@ from pruneboard.benchmark import plugins, provenance
 from pruneboard.benchmark.api import Context
 from pruneboard.benchmark.errors import PruneboardError, Unsupported
 from pruneboard.benchmark.runner import NoResult, attempt, generator_for
-from pruneboard.benchmark.schema import ENGINE_VERSION, Status, digest
+from pruneboard.benchmark.schema import ENGINE_VERSION, Status, as_hashable, digest
 from pruneboard.benchmark.studies import Outcome, Study, StudyStore, Trial
 from pruneboard.benchmark.tune._images import Draws, TuningBench
 from pruneboard.benchmark.tune._objective import Cell, Objective
@@ -247,7 +247,7 @@ def _outcome(search: Search, study: Study, device: torch.device) -> Outcome:
     without = next((trial for trial in study.trials if trial.value is None), None)
     searched: Configuration = {} if best is None else json.loads(best.parameters)
     criterion = plugins.with_parameters(
-        search.cell.untuned, search.cell.criterion, {k: plugins.as_hashable(v) for k, v in searched.items()}
+        search.cell.untuned, search.cell.criterion, {k: as_hashable(v) for k, v in searched.items()}
     )
     commit, clean = provenance.commit()
     results = [[trial.parameters, trial.status, trial.value] for trial in study.trials]
@@ -273,12 +273,12 @@ def _outcome(search: Search, study: Study, device: torch.device) -> Outcome:
 
 
 def _space_of(study: Study) -> Space:
-    return Space({n: tuple(map(plugins.as_hashable, values)) for n, values in study.settings["space"].items()})
+    return Space({n: tuple(map(as_hashable, values)) for n, values in study.settings["space"].items()})
 
 
 def _default(study: Study) -> Configuration:
     defaults: Mapping[str, Any] = study.settings["defaults"]
-    return {name: plugins.as_hashable(defaults[name]) for name in study.settings["space"]}
+    return {name: as_hashable(defaults[name]) for name in study.settings["space"]}
 
 
 def _n_configurations(search: Search, space: Space) -> int:

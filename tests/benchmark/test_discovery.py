@@ -250,7 +250,7 @@ def test_prune_takes_a_file_with_one_criterion_and_refuses_one_with_several(tmp_
 def test_named_files_are_sent_to_nodes_with_the_code(tmp_path, file):
     discovery.name_file(file)
     package, _ = stage_code(tmp_path / "staged")
-    (sent,) = (package / "part_000" / discovery.SENT_FOLDER).glob("*/*")
+    (sent,) = (package / discovery.SENT_FOLDER).glob("*/*")
 
     assert sent.read_text() == MODULE
-    assert (package / "part_000" / "benchmark").is_dir(), "it lies where the code there looks for it"
+    assert (package / "benchmark").is_dir(), "it lies where the code there looks for it"

@@ -12,13 +12,9 @@ from pruneboard.benchmark.errors import PruneboardError
 _PACKAGES = ("benchmark", "criteria", "models")
 _MOST_BYTES = 64 * 2**20
 
-# A regular package wins over every namespace package, so nothing that a node has installed can get between. Each folder
-# that the driver finds plugins in stays one of its own, because a plugin's digest covers the helpers beside it.
+# A regular package wins over every namespace package, so nothing that a node has installed can get between.
 _INIT = '''"""The pruneboard of the machine that a run was started on."""
 
-from pathlib import Path
-
-__path__ = [str(path) for path in sorted(Path(__file__).parent.glob("part_*"))]
 DIGEST = "{digest}"
 '''
 
@@ -38,10 +34,10 @@ def stage_code(folder: Path) -> tuple[Path, str]:
     """
     top = folder / "pruneboard"
     for package in _PACKAGES:
-        shutil.copytree(discovery.ROOT / package, top / "part_000" / package, ignore=_not_code)
-    provenance.origin().write(top / "part_000")
+        shutil.copytree(discovery.ROOT / package, top / package, ignore=_not_code)
+    provenance.origin().write(top)
     for number, path in enumerate(discovery.named_files()):
-        target = top / "part_000" / discovery.SENT_FOLDER / f"{number:03}"
+        target = top / discovery.SENT_FOLDER / f"{number:03}"
         if path.is_dir():
             shutil.copytree(path, target / path.name, ignore=_not_code)
         else:
@@ -53,7 +49,7 @@ def stage_code(folder: Path) -> tuple[Path, str]:
         largest = max(files, key=sizes.__getitem__)
         raise PruneboardError(
             f"the code that is sent to the nodes must be at most {_MOST_BYTES >> 20} MiB, got {total >> 20} MiB with "
-            f"`{'/'.join(largest.parts[len(top.parts) + 1 :])}`; move large files away from the plugins."
+            f"`{'/'.join(largest.parts[len(top.parts) :])}`; move large files away from the plugins."
         )
     joined = hashlib.sha256()
     for path in files:

@@ -1,11 +1,7 @@
 """What runs on the nodes: an actor that holds a workbench and runs one job after the other."""
 
-import contextlib
-import functools
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -49,7 +45,6 @@ class Worker:
 
     def __init__(self, device: str, n_threads: int, precision: Precision, needed: tuple[NeededFile, ...]) -> None:
         torch.set_num_threads(n_threads)
-        os.register_at_fork(after_in_child=functools.partial(_close, _open_sockets()))
         self._device, self._precision = torch.device(device), precision
         self._files = NodeFiles(needed)
         self._bench: Workbench | None = None
@@ -92,24 +87,3 @@ class Worker:
         if self._bench is None:
             raise PruneboardError("a worker must be prepared before it runs a job, but this one is not; run again.")
         return run_job(job, self._bench)
-
-
-def _open_sockets() -> dict[int, Path]:
-    """Return the sockets that this process holds, and what the system names each."""
-    found = {}
-    with contextlib.suppress(OSError):
-        for entry in Path("/proc/self/fd").iterdir():
-            # The listing's own descriptor is closed by now.
-            with contextlib.suppress(OSError):
-                if (name := entry.readlink()).name.startswith("socket:"):
-                    found[int(entry.name)] = name
-    return found
-
-
-def _close(sockets: Mapping[int, Path]) -> None:
-    """Close Ray's connections in a child that a plugin forks, or Ray takes its parent for alive as long as it lives."""
-    for descriptor, name in sockets.items():
-        with contextlib.suppress(OSError):
-            # One that was closed since may be something else by now.
-            if Path(f"/proc/self/fd/{descriptor}").readlink() == name:
-                os.close(descriptor)
