@@ -114,5 +114,6 @@ def test_a_criterion_in_a_package_of_its_own_gets_from_an_idea_to_the_site_by_th
     )
     assert card["n_jobs"] == {"ok": 20}
     assert card["clean"] is True
+    assert card["summary"].startswith("Mine")
     assert re.search(r"^Valid, [0-9]+ warnings?\.$", printed["pruneboard validate"], re.MULTILINE)
     assert "my_taylor" in pages

@@ -4,12 +4,14 @@ import hashlib
 import os
 import shutil
 import sys
+from unittest import mock
 
 import pytest
 
 from commands import ROOT, pruneboard_here, write_suite
 from elsewhere import MODULE
 from pruneboard.benchmark import discovery, plugins
+from pruneboard.benchmark.cli.submitting import SubmitOptions, _statement
 from pruneboard.benchmark.discovery import Source
 from pruneboard.benchmark.errors import PluginError, PruneboardError
 from pruneboard.benchmark.executors._ray._code import stage_code
@@ -237,6 +239,14 @@ def test_list_and_show_say_where_criteria_come_from(tmp_path, file):
     assert Source(path=str(file)).digest() in shown.stdout
     assert "elsewhere_l2" in listed.stdout
     assert "builtin" in listed.stdout
+
+
+def test_a_card_says_of_a_file_what_its_own_class_says(tmp_path, file):
+    plugins.criteria_of_file(file)
+    said = {"author": "A", "licence": "MIT", "url": "https://github.com/a/b"}
+    options = SubmitOptions(criteria=(), suite="digits", results=tmp_path, pull_request=False, run=mock.Mock(), **said)
+
+    assert _statement("elsewhere", options).summary == "Norm of a unit's weights."
 
 
 def test_prune_takes_a_file_with_one_criterion_and_refuses_one_with_several(tmp_path, file):
