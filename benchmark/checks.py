@@ -1,16 +1,34 @@
 """Checks of what a plugin did: its scores, and that it left the network as it was."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pruneboard.benchmark.api import Scores
 from pruneboard.benchmark.errors import CriterionError
 from pruneboard.benchmark.units import Layer
 
 _ROWS = 1024
 _PLAIN = (bool, int, float, str, tuple, type(None))
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Scores at every number of shots, and what they cost.
+
+    Attributes:
+        by_shots: number of shots to checked scores that share memory with nothing; a criterion that needs no data has
+            one and the same scores for all.
+        seconds: time of scoring at the largest number of shots.
+        peak_bytes: memory added at most, None where the system does not tell.
+    """
+
+    by_shots: dict[int, Scores]
+    seconds: float
+    peak_bytes: int | None
 
 
 def check_scores(scores: object, layers: Sequence[Layer]) -> None:

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from pruneboard.benchmark.api import Batch, Context, Criterion
+from pruneboard.benchmark.checks import Scoring
 from pruneboard.benchmark.errors import CheckpointError, StoreError
 from pruneboard.benchmark.evaluate import Evaluation, Pruning, accuracy_curve, points_under, prepare_pruning
 from pruneboard.benchmark.pruned import PrunedNetwork
 from pruneboard.benchmark.ranking import masks_at, rank
 from pruneboard.benchmark.schema import SCHEMA_VERSION, CurvePoint, FineTuning, Scope
-from pruneboard.benchmark.scoring import Scoring, score_all_shots
+from pruneboard.benchmark.scoring import score_all_shots
 from pruneboard.benchmark.store import atomic_file
 from pruneboard.benchmark.training import TrainingImages, finetune
 

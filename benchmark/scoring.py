@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from pruneboard.benchmark.api import Batch, Context, Criterion, Scores, SumCriterion
-from pruneboard.benchmark.checks import Snapshot, check_contributions, check_scores
+from pruneboard.benchmark.checks import Scoring, Snapshot, check_contributions, check_scores
 from pruneboard.benchmark.errors import CriterionError, Unsupported
 from pruneboard.benchmark.foreign import ForeignCriterion
 from pruneboard.benchmark.provenance import peak_memory
@@ -18,22 +18,6 @@ _MOST_IMAGES = 100
 _LEAST_IMAGES = 5
 _TAP_BYTES = 18 * 2**20
 """Memory of the activations at all taps in one pass on the CPU, unless that is less than the fewest images."""
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """Scores at every number of shots, and what they cost.
-
-    Attributes:
-        by_shots: number of shots to checked scores that share memory with nothing; a criterion that needs no data has
-            one and the same scores for all.
-        seconds: time of scoring at the largest number of shots.
-        peak_bytes: memory added at most, None where the system does not tell.
-    """
-
-    by_shots: dict[int, Scores]
-    seconds: float
-    peak_bytes: int | None
 
 
 Contribute = Callable[[SumCriterion, Context], Scores]
@@ -92,8 +76,7 @@ def score_all_shots(
         Exception: whatever else it raises.
     """
     if isinstance(criterion, ForeignCriterion):
-        given = criterion.score_all_shots(context, shots, probe, kept)
-        return Scoring(given.by_shots, given.seconds, given.peak_bytes)
+        return criterion.score_all_shots(context, shots, probe, kept)
     snapshot = Snapshot(context.model)
     before = _logits(context, probe)
     device = before.device

@@ -26,7 +26,7 @@ LEVELS: dict[str, int] = {
     "suites": 2,
     "store": 2,
     "claims": 2,
-    "networks": 1,
+    "networks": 2,
     "units": 2,
     "data": 2,
     "provenance": 2,

@@ -3,7 +3,6 @@
 from pruneboard.benchmark.foreign._criterion import (
     Facts,
     ForeignCriterion,
-    ForeignScores,
     named_scores,
     received_context,
 )
@@ -23,7 +22,6 @@ __all__ = [
     "Description",
     "Facts",
     "ForeignCriterion",
-    "ForeignScores",
     "Reply",
     "Request",
     "describe",

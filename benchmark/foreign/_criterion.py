@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pruneboard.benchmark.api import Context, Criterion, Scores, SearchSpace
-from pruneboard.benchmark.checks import check_scores
+from pruneboard.benchmark.checks import Scoring, check_scores
 from pruneboard.benchmark.discovery import Source
 from pruneboard.benchmark.errors import ForeignError
 from pruneboard.benchmark.foreign._exchange import Request, Task, ask, number
@@ -43,21 +43,6 @@ class Facts:
     tunable: bool
     code: str
     documentation: str
-
-
-@dataclass(frozen=True)
-class ForeignScores:
-    """Scores that were checked, and what they cost by what the process says that computed them.
-
-    Attributes:
-        by_shots: number of shots to scores.
-        seconds: time of scoring at the largest number of shots.
-        peak_bytes: memory added at most; None where the system does not tell.
-    """
-
-    by_shots: dict[int, Scores]
-    seconds: float
-    peak_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -96,7 +81,7 @@ class ForeignCriterion(Criterion):
         shots: Sequence[int],
         probe: Tensor | None,
         kept: Mapping[str, Tensor] | None = None,
-    ) -> ForeignScores:
+    ) -> Scoring:
         """Have its process score at several numbers of shots, and check what comes back.
 
         Args:
@@ -123,7 +108,7 @@ class ForeignCriterion(Criterion):
             check_scores(scores, context.layers)
             by_shots[k] = scores
         peak = reply.content.get("peak_bytes")
-        return ForeignScores(
+        return Scoring(
             by_shots=by_shots if context.data is not None else dict.fromkeys(shots, by_shots[asked[0]]),
             seconds=number(reply.content.get("seconds"), "`seconds`"),
             peak_bytes=None if peak is None else math.floor(number(peak, "`peak_bytes`")),
