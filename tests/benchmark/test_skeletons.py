@@ -20,7 +20,7 @@ def test_a_skeleton_keeps_the_contract(tmp_path, monkeypatch, kind):
 
     assert name == f"my_{kind}"
     assert test.name == f"test_my_{kind}.py"
-    assert failures(check_criterion(plugins.criteria().get(name), ["vgg", "vit_heads"])) == []
+    assert failures(check_criterion(plugins.own_criterion(name), ["vgg", "vit_heads"])) == []
 
 
 def test_a_package_names_its_criterion_by_an_entry_point(tmp_path):
