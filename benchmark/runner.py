@@ -420,7 +420,8 @@ def attempt(call: Callable[[], T], job: Job, bench: Workbench) -> T | NoResult:
         return NoResult("unsupported", clean_reason(refusal))
     except ForeignError as failure:
         # It failed in a process of its own, and nothing here has to be mended.
-        _log.error("%s failed\n%s", job, failure.trace)
+        if failure.trace:
+            _log.error("%s failed\n%s", job, failure.trace)
         return NoResult("failed", clean_reason(failure), failure.out_of_memory)
     # A plugin is foreign code: whatever it raises, even sys.exit(), is its result, and the suite goes on.
     except BaseException as error:  # noqa: BLE001
